@@ -1,0 +1,1 @@
+"""The lake and what is learned from it: compact, quality, verify, train, control, models."""

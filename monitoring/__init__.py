@@ -1,0 +1,1 @@
+"""The metric catalogue, and what is generated from it: rules, dashboards, pages."""

@@ -1,0 +1,51 @@
+"""EDGE. Verbs that run a script of the checkout (tests/) as a child process: demo, bench."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from pipeline.errors import UsageError
+from pipeline.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _script(relative: str) -> Path:
+    path = ROOT / relative
+    if not path.is_file():
+        raise UsageError(
+            f"{relative} is not there: this verb needs a checkout of the repository, not only the installed package"
+        )
+    return path
+
+
+class Demo:
+    summary = "Run the whole story end to end on a real broker and print what happened."
+
+    @staticmethod
+    def configure(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("rest", nargs=argparse.REMAINDER, help="passed to the demo script")
+
+    @staticmethod
+    def run(args: argparse.Namespace, settings: Settings) -> int:
+        return subprocess.call([sys.executable, str(_script("tests/demo/demo.py")), *args.rest])
+
+
+class Bench:
+    summary = "Run one benchmark and print its figures as JSON."
+
+    @staticmethod
+    def configure(parser: argparse.ArgumentParser) -> None:
+        names = sorted(
+            p.stem.replace("_", "-") for p in (ROOT / "tests" / "bench").glob("[!_]*.py") if p.stem != "report"
+        )
+        parser.add_argument("name", help=f"one of: {', '.join(names) or 'none here'}")
+        parser.add_argument("rest", nargs=argparse.REMAINDER, help="passed to the benchmark, e.g. --json --full")
+
+    @staticmethod
+    def run(args: argparse.Namespace, settings: Settings) -> int:
+        script = _script(f"tests/bench/{args.name.replace('-', '_')}.py")
+        return subprocess.call([sys.executable, str(script), *args.rest])

@@ -1,0 +1,190 @@
+"""PURE. The data contract as types: what a dataset promises, compiled from one YAML file.
+
+Knows no YAML (`contract_file` reads it), no JSON (`decode` compiles the record checks), no Kafka.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+import pyarrow as pa
+
+LogicalType = Literal["string", "integer", "number", "boolean", "date", "timestamp"]
+Severity = Literal["info", "degraded", "critical"]
+Status = Literal["ok", "degraded", "critical", "unknown"]
+Classification = Literal["public", "internal", "confidential", "personal"]
+
+ARROW_TYPES: dict[str, pa.DataType] = {
+    "string": pa.string(),
+    "integer": pa.int64(),
+    "number": pa.float64(),
+    "boolean": pa.bool_(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("ms", tz="UTC"),
+}
+
+# Columns that a block and a lake row carry beside the contract's own.
+RAW_OFFSET = "raw_offset"  # int64, offset of the record in the raw topic
+APPEND_TIME = "append_time"  # timestamp[ms, UTC], when the broker appended it
+REJECT = "reject"  # reason code, null = valid (blocks only)
+RAW_PARTITION = "raw_partition"  # int32 (lake only; in a block it is a header)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a record; every bound is inclusive; None means "no such rule"."""
+
+    name: str
+    type: LogicalType
+    required: bool = False  # present and not null
+    minimum: float | None = None
+    maximum: float | None = None
+    exclusive_minimum: float | None = None
+    min_length: int | None = None
+    max_length: int | None = None
+    pattern: str | None = None  # anchored at both ends
+    format: str | None = None  # strftime format of a date or timestamp; None = ISO 8601
+    allowed: tuple[str, ...] | None = None
+    classification: Classification = "internal"
+    description: str = ""
+
+    @property
+    def arrow_type(self) -> pa.DataType:
+        return ARROW_TYPES[self.type]
+
+
+@dataclass(frozen=True, slots=True)
+class CrossFieldRule:
+    """A record rule over several fields: `when` holds => `then` must hold (both as polars-free comparisons).
+
+    Each side is a tuple of (field, op, value) joined by "and"; op is one of == != < <= > >= matches.
+    An empty `when` always holds.
+    """
+
+    name: str
+    when: tuple[tuple[str, str, object], ...]
+    then: tuple[tuple[str, str, object], ...]
+    code: str  # stable reject code
+    field: str  # the field named in the reject
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetRule:
+    """A rule over the rows of a window: it gives a verdict, not a dead letter."""
+
+    name: str  # unique in the contract, used in sales.quality and in messages
+    kind: Literal["row_count", "mean", "unique", "freshness"]
+    columns: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    severity: Severity = "degraded"
+    window: timedelta | None = None  # event time; None = the whole run (the whole table)
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MonitoredFeature:
+    """A column watched for drift; tolerance = the smallest effect worth a page (D for numbers, share points for categories)."""
+
+    name: str
+    kind: Literal["numeric", "categorical"]
+    tolerance: float = 0.0
+    weight: float = 1.0  # share of the page budget, relative
+
+
+@dataclass(frozen=True, slots=True)
+class DriftPlan:
+    features: tuple[MonitoredFeature, ...]
+    segments: tuple[tuple[str, ...], ...] = ()  # each a tuple of categorical columns; the whole (`*`) is always there
+    window: timedelta = timedelta(hours=1)
+    pane: timedelta = timedelta(minutes=5)
+    pages: float = 1.0  # page budget: at most `pages` expected false pages ...
+    pages_per: timedelta = timedelta(days=30)  # ... in this much event time, over everything monitored
+    rule: Literal["bank", "scan", "confseq", "ks_alpha"] = "bank"
+    alpha: float = 0.05  # of the published K-S critical value, and of rule ks_alpha
+
+
+@dataclass(frozen=True, slots=True)
+class TimePlan:
+    field: str  # the event-time field
+    lateness: timedelta = timedelta(minutes=10)
+    idle: timedelta = timedelta(seconds=5)  # wall clock
+    future: timedelta | None = timedelta(hours=1)  # ahead of append time by more: reject time_future; None = off
+    revise_within: timedelta | None = timedelta(days=14)  # None = off
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeLabel:
+    """The label arrives later as a record of its own on `<dataset>.outcomes`, joined on `key`."""
+
+    name: str  # e.g. returned
+    key: str  # e.g. order_id
+    delay: timedelta  # event time after which a missing label counts as missing
+
+
+@dataclass(frozen=True, slots=True)
+class MatchLabel:
+    """The label is made from the events themselves: an event whose `field` matches `pattern` marks an earlier row.
+
+    It joins the latest earlier row (not itself a match) with equal `on` columns within `horizon`; matches without one are counted.
+    Rows with a null in `on` carry no label.
+    """
+
+    name: str
+    field: str
+    pattern: str
+    on: tuple[str, ...]
+    horizon: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """One dataset's contract. `id` names the dataset and prefixes its topics."""
+
+    id: str
+    version: str
+    fields: tuple[Field, ...]
+    key: str | None  # field whose value is the Kafka key
+    time: TimePlan
+    drift: DriftPlan
+    rules: tuple[CrossFieldRule, ...] = ()
+    dataset_rules: tuple[DatasetRule, ...] = ()
+    label: OutcomeLabel | MatchLabel | None = None
+    unknown_fields: Literal["reject", "ignore"] = "reject"
+    valid_topic: bool = True  # also write <dataset>.valid
+    partitions: int = 4
+    description: str = ""
+    owner: str = ""
+
+    @property
+    def name(self) -> str:
+        """`sales@1.0.0`, as it stands in headers and verdicts."""
+        return f"{self.id}@{self.version}"
+
+    def field(self, name: str) -> Field:
+        return next(f for f in self.fields if f.name == name)
+
+    @property
+    def row_schema(self) -> pa.Schema:
+        """The contract's columns, all nullable, in contract order."""
+        return pa.schema([pa.field(f.name, f.arrow_type) for f in self.fields])
+
+    @property
+    def block_schema(self) -> pa.Schema:
+        """What a block's batch holds: the contract's columns, then raw_offset, append_time, reject."""
+        return (
+            self.row_schema.append(pa.field(RAW_OFFSET, pa.int64()))
+            .append(pa.field(APPEND_TIME, pa.timestamp("ms", tz="UTC")))
+            .append(pa.field(REJECT, pa.string()))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Why a record broke its contract: a value, never an exception."""
+
+    code: str  # stable: syntax, type, range, not_null, format, allowed, unknown_field, time_future, size ...
+    field: str  # "" where no field is to blame
+    message: str  # expected ..., got ...

@@ -1,0 +1,186 @@
+"""EDGE. The prediction service on BentoML: /predict, /predict_batch, /model.
+
+A gate in front judges the raw body by the contract (`serving.admission`) and answers every 4xx itself; behind it an
+endpoint only scores. The champion is read once a request, so an answer comes from exactly one version.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import bentoml
+import pydantic
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from monitoring.metrics import PrometheusMeter
+from pipeline import contract_file, decode
+from pipeline.contract import OutcomeLabel
+from pipeline.settings import from_environment
+from serving.admission import MAX_BODY, Admission, Admitted, Refusal
+from serving.champion import Champion, ChampionFollower
+from serving.prediction_log import PredictionLog
+
+SETTINGS = from_environment(os.environ)
+CONTRACT = contract_file.load(SETTINGS.contract)
+assert CONTRACT.label is not None, f"{CONTRACT.name} has no label: there is nothing to predict"
+MODEL = f"{CONTRACT.id}-{CONTRACT.label.name}"
+KEY = CONTRACT.label.key if isinstance(CONTRACT.label, OutcomeLabel) else CONTRACT.key
+METER = PrometheusMeter()
+ADMISSION = Admission(CONTRACT, decode.compile(CONTRACT))
+ROUTES = {"/predict": ADMISSION.one, "/predict_batch": ADMISSION.many}
+WORKERS = int(os.environ.get("DRIFTLINE_SERVING_WORKERS", "2"))
+
+
+class Record(pydantic.RootModel[dict[str, Any]]):
+    """One record of the contract; the gate has judged it before it comes here, so nothing is checked twice."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> dict[str, Any]:
+        return decode.request_schema(CONTRACT)
+
+
+class Batch(pydantic.RootModel[dict[str, Any]]):
+    """`{"rows": [record, ...]}`."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> dict[str, Any]:
+        return {
+            "type": "object",
+            "properties": {"rows": {"type": "array", "items": decode.request_schema(CONTRACT)}},
+            "required": ["rows"],
+            "additionalProperties": False,
+        }
+
+
+class Prediction(pydantic.BaseModel):
+    key: str | None
+    score: float
+    model: str
+    version: str
+
+
+class Predictions(pydantic.BaseModel):
+    model: str
+    version: str
+    digest: str
+    keys: list[str | None]
+    scores: list[float]
+
+
+class Gate:
+    """Reads the body once, judges it, answers refusals, and hands the admitted rows on in the request's state."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        judge = ROUTES.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if judge is None:
+            await self._app(scope, receive, send)
+            return
+        began, endpoint = time.perf_counter(), scope["path"].lstrip("/")
+        try:
+            request = Request(scope, receive)
+            scope.setdefault("state", {})["admitted"] = judge(
+                request.headers.get("content-type", ""), await _body(request)
+            )
+        except Refusal as refusal:
+            METER.inc("driftline_prediction_errors_total", endpoint=endpoint, status=str(refusal.status))
+            await JSONResponse(refusal.body, refusal.status)(scope, receive, send)
+            return
+
+        async def watched(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                METER.inc("driftline_prediction_errors_total", endpoint=endpoint, status=str(message["status"]))
+            await send(message)
+
+        await self._app(scope, _nothing_to_read, watched)
+        METER.observe("driftline_prediction_seconds", time.perf_counter() - began, endpoint=endpoint)
+
+
+async def _body(request: Request) -> bytes:
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > MAX_BODY:
+            raise Refusal(413, f"expected a body of at most {MAX_BODY} bytes, got more", field="", rule="size")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+async def _nothing_to_read() -> Message:
+    """The endpoint's own parser gets an empty object: the rows are in the request's state already."""
+    return {"type": "http.request", "body": b"{}", "more_body": False}
+
+
+class NoModel(bentoml.exceptions.ServiceUnavailable):
+    """No model has passed the gate yet; nothing is answered by an ungated one."""
+
+
+@bentoml.service(
+    name="driftline",
+    workers=WORKERS,
+    threads=4,
+    traffic={"timeout": 30, "max_concurrency": 128},
+    logging={"access": {"enabled": False}},
+)
+class Serving:
+    def __init__(self) -> None:
+        self._champion = ChampionFollower(SETTINGS, MODEL, on_swap=self._swapped).start()
+        self._log = PredictionLog(SETTINGS, CONTRACT, MODEL, METER)
+
+    @bentoml.api(route="/predict", input_spec=Record, output_spec=Prediction)
+    async def predict(self, ctx: bentoml.Context) -> Prediction:
+        champion, admitted = self._serving(), ctx.request.state.admitted
+        keys, scores = self._score(champion, admitted, "predict")
+        return Prediction(key=keys[0], score=scores[0], model=MODEL, version=champion.version)
+
+    @bentoml.api(route="/predict_batch", input_spec=Batch, output_spec=Predictions)
+    def predict_batch(self, ctx: bentoml.Context) -> Predictions:
+        champion, admitted = self._serving(), ctx.request.state.admitted
+        keys, scores = self._score(champion, admitted, "predict_batch")
+        return Predictions(model=MODEL, version=champion.version, digest=champion.digest, keys=keys, scores=scores)
+
+    @bentoml.api(route="/model")
+    def model(self) -> dict[str, Any]:
+        """What answers now: model, version, digest, contract, and the facts its training left."""
+        champion = self._serving()
+        return {
+            "model": MODEL,
+            "version": champion.version,
+            "digest": champion.digest,
+            "contract": CONTRACT.name,
+            "meta": champion.scorer.meta,
+        }
+
+    async def __is_ready__(self) -> bool:
+        return self._champion.ready.is_set()
+
+    @bentoml.on_shutdown
+    def close(self) -> None:
+        self._champion.stop()
+        self._log.close()
+
+    def _serving(self) -> Champion:
+        champion = self._champion.current
+        if champion is None:
+            raise NoModel(f"{MODEL}: no model has passed the gate yet; `driftline models history` tells why")
+        return champion
+
+    def _score(self, champion: Champion, admitted: Admitted, endpoint: str) -> tuple[list[str | None], list[float]]:
+        scores = champion.scorer.score(admitted.frame).tolist()
+        keys = admitted.frame[KEY].to_list() if KEY else [None] * len(scores)
+        times = admitted.frame[CONTRACT.time.field].to_list()
+        self._log.record(KEY or "key", keys, times, scores, champion.version, champion.digest, admitted.raw)
+        METER.inc("driftline_predictions_total", float(len(scores)), endpoint=endpoint, version=champion.version)
+        return keys, scores
+
+    def _swapped(self, champion: Champion) -> None:
+        METER.set("driftline_serving_model_version", float(champion.version), model=MODEL)
+
+
+Serving.add_asgi_middleware(Gate)

@@ -1,0 +1,1 @@
+"""The processes between raw events and verdicts: validate, drift, score, evaluate, alerts."""
