@@ -8,7 +8,11 @@ from monitoring.metrics import CATALOGUE, PrometheusMeter, _create
 from monitoring.rules import ALERTS, RECORDINGS
 
 NAMES = {m.name for m in CATALOGUE}
-QUERIES = [q for d in DASHBOARDS for p in d.panels for q, _ in p.queries] + [a.expr for a in ALERTS] + [r.expr for r in RECORDINGS]
+QUERIES = (
+    [q for d in DASHBOARDS for p in d.panels for q, _ in p.queries]
+    + [a.expr for a in ALERTS]
+    + [r.expr for r in RECORDINGS]
+)
 
 
 def test_names_pass_promtools_lint():
@@ -64,3 +68,10 @@ def test_a_lone_surrogate_in_a_label_does_not_break_the_exposition():
     meter = PrometheusMeter()
     meter.inc("driftline_rejects_total", dataset="sales", reason="\ud800")
     assert b'reason="?"' in meter.exposition()
+
+
+def test_every_alert_has_its_runbook():
+    from pathlib import Path
+
+    headings = {line[3:].strip() for line in (Path(__file__).parents[2] / "docs/runbooks.md").read_text().splitlines() if line.startswith("## ")}
+    assert headings == {a.name for a in ALERTS}

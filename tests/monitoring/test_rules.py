@@ -13,10 +13,16 @@ CLOSING = ('driftline_windows_closed_total{dataset="sales",close="final"}', "0+1
 
 # alert: (series in which it fires, series in which it is silent); one sample a minute, judged after 30 minutes
 CASES: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
-    "DriftlineProcessDown": ([('up{job="drift",instance="a"}', "1x10 0x50")], [('up{job="drift",instance="a"}', "1x60")]),
+    "DriftlineProcessDown": (
+        [('up{job="drift",instance="a"}', "1x10 0x50")],
+        [('up{job="drift",instance="a"}', "1x60")],
+    ),
     "DriftlineEpisodeFiring": (
         [('driftline_episode_state{dataset="sales",source="data",state="firing"}', "0x20 1x40")],
-        [('driftline_episode_state{dataset="sales",source="data",state="pending"}', "1x60"), ('driftline_episode_state{dataset="sales",source="data",state="firing"}', "0x60")],
+        [
+            ('driftline_episode_state{dataset="sales",source="data",state="pending"}', "1x60"),
+            ('driftline_episode_state{dataset="sales",source="data",state="firing"}', "0x60"),
+        ],
     ),
     "DriftlineRejectRatioHigh": (
         [FLOW, ('driftline_rejects_total{dataset="sales",reason="range"}', "0+900x60")],
@@ -36,25 +42,54 @@ CASES: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
     ),
     "DriftlineQualityCritical": (
         [('driftline_quality_status{dataset="sales",status="critical"}', "1x60")],
-        [('driftline_quality_status{dataset="sales",status="critical"}', "0x60"), ('driftline_quality_status{dataset="sales",status="degraded"}', "1x60")],
+        [
+            ('driftline_quality_status{dataset="sales",status="critical"}', "0x60"),
+            ('driftline_quality_status{dataset="sales",status="degraded"}', "1x60"),
+        ],
     ),
-    "DriftlineMonitorSilent": ([FLOW, ('driftline_windows_closed_total{dataset="sales",close="final"}', "5x60")], [FLOW, CLOSING]),
+    "DriftlineMonitorSilent": (
+        [FLOW, ('driftline_windows_closed_total{dataset="sales",close="final"}', "5x60")],
+        [FLOW, CLOSING],
+    ),
     "DriftlineCircuitOpen": (
         [('driftline_circuit_open{process="control",target="mlflow"}', "1x60")],
         [('driftline_circuit_open{process="control",target="mlflow"}', "0x60")],
     ),
     "DriftlinePredictionErrors": (
-        [('driftline_predictions_total{endpoint="predict",version="1"}', "0+600x60"), ('driftline_prediction_errors_total{endpoint="predict",status="503"}', "0+60x60")],
-        [('driftline_predictions_total{endpoint="predict",version="1"}', "0+600x60"), ('driftline_prediction_errors_total{endpoint="predict",status="422"}', "0+600x60")],
+        [
+            ('driftline_predictions_total{endpoint="predict",version="1"}', "0+600x60"),
+            ('driftline_prediction_errors_total{endpoint="predict",status="503"}', "0+60x60"),
+        ],
+        [
+            ('driftline_predictions_total{endpoint="predict",version="1"}', "0+600x60"),
+            ('driftline_prediction_errors_total{endpoint="predict",status="422"}', "0+600x60"),
+        ],
     ),
     "DriftlinePredictionSlow": (
-        [('driftline_prediction_seconds_bucket{endpoint="predict",le="0.25"}', "0+1x60"), ('driftline_prediction_seconds_bucket{endpoint="predict",le="1"}', "0+60x60"), ('driftline_prediction_seconds_bucket{endpoint="predict",le="+Inf"}', "0+60x60")],
-        [('driftline_prediction_seconds_bucket{endpoint="predict",le="0.25"}', "0+60x60"), ('driftline_prediction_seconds_bucket{endpoint="predict",le="+Inf"}', "0+60x60")],
+        [
+            ('driftline_prediction_seconds_bucket{endpoint="predict",le="0.25"}', "0+1x60"),
+            ('driftline_prediction_seconds_bucket{endpoint="predict",le="1"}', "0+60x60"),
+            ('driftline_prediction_seconds_bucket{endpoint="predict",le="+Inf"}', "0+60x60"),
+        ],
+        [
+            ('driftline_prediction_seconds_bucket{endpoint="predict",le="0.25"}', "0+60x60"),
+            ('driftline_prediction_seconds_bucket{endpoint="predict",le="+Inf"}', "0+60x60"),
+        ],
     ),
-    "DriftlinePredictionLogDropped": ([("driftline_prediction_log_dropped_total", "0x26 5x10")], [("driftline_prediction_log_dropped_total", "5x60")]),
+    "DriftlinePredictionLogDropped": (
+        [("driftline_prediction_log_dropped_total", "0x26 5x10")],
+        [("driftline_prediction_log_dropped_total", "5x60")],
+    ),
     "DriftlineServingBehindLedger": (
-        [('driftline_serving_model_version{model="m",pid="1"}', "1x60"), ('driftline_serving_model_version{model="m",pid="2"}', "2x60"), ('driftline_champion_version{model="m"}', "2x60")],
-        [('driftline_serving_model_version{model="m",pid="1"}', "2x60"), ('driftline_champion_version{model="m"}', "2x60")],
+        [
+            ('driftline_serving_model_version{model="m",pid="1"}', "1x60"),
+            ('driftline_serving_model_version{model="m",pid="2"}', "2x60"),
+            ('driftline_champion_version{model="m"}', "2x60"),
+        ],
+        [
+            ('driftline_serving_model_version{model="m",pid="1"}', "2x60"),
+            ('driftline_champion_version{model="m"}', "2x60"),
+        ],
     ),
 }
 

@@ -25,7 +25,14 @@ def test_a_header_comes_back_from_its_pairs(header):
     assert from_headers(to_headers(header)) == header
 
 
-@given(st.lists(st.tuples(st.sampled_from([k for k, _ in to_headers(BlockHeader("t", 0, 0, 0, {}, None, None, None, "c"))]), st.binary(max_size=20))))
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([k for k, _ in to_headers(BlockHeader("t", 0, 0, 0, {}, None, None, None, "c"))]),
+            st.binary(max_size=20),
+        )
+    )
+)
 def test_any_header_pairs_are_a_header_or_a_bad_block(pairs):
     try:
         from_headers(pairs)

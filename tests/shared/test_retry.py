@@ -44,7 +44,9 @@ def test_a_call_is_repeated_until_it_succeeds():
 def test_past_the_deadline_the_error_names_what_was_tried_and_the_last_failure():
     clock = Clock()
     with pytest.raises(Unreachable, match=r"the thing: no success within .* last error: away"):
-        until_success(failing(10**6), what="the thing", errors=(OSError,), sleep=clock.sleep, deadline_s=30, clock=clock)
+        until_success(
+            failing(10**6), what="the thing", errors=(OSError,), sleep=clock.sleep, deadline_s=30, clock=clock
+        )
     assert clock.now <= 30
 
 
