@@ -5,19 +5,21 @@ Knows no HTTP server and no model: bytes in, an Admitted batch or a Refusal with
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
+import numpy as np
 import polars as pl
-from pipeline.decode import Decoder
+import pyarrow as pa
 
-from pipeline.contract import Contract, Reject
+from pipeline.contract import Reject
+from pipeline.decode import Decoder
 
 MAX_ROWS = 10_000
 MAX_BODY = 16 * 1024 * 1024
 MAX_RECORD = 64 * 1024  # as on the stream
 JSON_TYPE = "application/json"
+_STATUS = {"size": 413, **dict.fromkeys(("syntax", "encoding", "empty", "trailing", "depth"), 400)}  # else 422
 
 
 class Refusal(Exception):
@@ -54,56 +56,56 @@ class Admitted:
 class Admission:
     """Judges bodies by one contract."""
 
-    def __init__(self, contract: Contract, decoder: Decoder):
-        self.contract, self._decoder = contract, decoder
-        self._schema = pl.Schema(pl.from_arrow(contract.row_schema.empty_table()).schema)  # type: ignore[union-attr]
+    def __init__(self, decoder: Decoder):
+        self._decoder = decoder
 
     def one(self, content_type: str, body: bytes) -> Admitted:
         """One record; Refusal 400 not JSON, 413 too large, 415 content type, 422 breaks the contract."""
         _check_envelope(content_type, body, MAX_RECORD)
-        return Admitted(self._frame([self._row(body, None)]))
+        row = self._decoder.decode(body)
+        if isinstance(row, Reject):
+            raise _refusal(row)
+        return Admitted(_frame(self._decoder.batch([row])))
 
     def many(self, content_type: str, body: bytes) -> Admitted:
         """`{"rows": [...]}`, at most MAX_ROWS of them, all of them or none; `row` in a refusal counts from 0."""
         _check_envelope(content_type, body, MAX_BODY)
-        try:
-            batch = _BATCH.decode(body)
-        except msgspec.ValidationError as error:
-            raise Refusal(422, f'expected {{"rows": [record, ...]}}: {error}', field="rows", rule="type") from None
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise Refusal(400, f"expected JSON: {error}", field="", rule="syntax") from None
-        if not 0 < len(batch.rows) <= MAX_ROWS:
-            raise Refusal(
-                413 if batch.rows else 422,
-                f"expected 1 to {MAX_ROWS} rows, got {len(batch.rows)}",
-                field="rows",
-                rule="size",
-            )
-        if batch.raw and len(batch.raw.offsets) != len(batch.rows):
-            raise Refusal(
-                422,
-                f"expected one offset a row, got {len(batch.raw.offsets)} for {len(batch.rows)} rows",
-                field="raw",
-                rule="size",
-            )
-        return Admitted(self._frame([self._row(bytes(r), i) for i, r in enumerate(batch.rows)]), batch.raw)
+        batch = _parse(body)
+        size = len(batch.rows)
+        if not 0 < size <= MAX_ROWS:
+            status = 413 if size else 422
+            raise Refusal(status, f"expected 1 to {MAX_ROWS} rows, got {size}", field="rows", rule="size")
+        if batch.raw and len(batch.raw.offsets) != size:
+            found = len(batch.raw.offsets)
+            raise Refusal(422, f"expected one offset a row, got {found} for {size} rows", field="raw", rule="size")
+        decoded = self._decoder.decode_batch([bytes(r) for r in batch.rows], range(size), _NO_APPEND_TIME[:size])
+        for number, reject in decoded.rejects.items():
+            raise _refusal(reject, row=number)
+        return Admitted(_frame(decoded.batch), batch.raw)
 
-    def _row(self, body: bytes, number: int | None) -> object:
-        row = (
-            self._decoder.decode(body)
-            if len(body) <= MAX_RECORD
-            else Reject("size", "", f"expected a record of at most {MAX_RECORD} bytes, got {len(body)}")
-        )
-        if not isinstance(row, Reject):
-            return row
-        where = {} if number is None else {"row": number}
-        status = {"size": 413, "syntax": 400, "encoding": 400, "empty": 400, "trailing": 400, "depth": 400}.get(
-            row.code, 422
-        )
-        raise Refusal(status, row.message, field=row.field, rule=row.code, **where)
 
-    def _frame(self, rows: Sequence[object]) -> pl.DataFrame:
-        return pl.DataFrame(dict(zip(self._schema, self._decoder.columns(rows), strict=True)), schema=self._schema)
+# A request has no append time; the end of time makes no record a future one.
+_NO_APPEND_TIME = np.full(MAX_ROWS, np.iinfo(np.int64).max // 2)
+
+
+def _parse(body: bytes) -> _Batch:
+    try:
+        return _BATCH.decode(body)
+    except msgspec.ValidationError as error:
+        raise Refusal(422, f'expected {{"rows": [record, ...]}}: {error}', field="rows", rule="type") from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Refusal(400, f"expected JSON: {error}", field="", rule="syntax") from None
+
+
+def _refusal(reject: Reject, **where: int) -> Refusal:
+    status = _STATUS.get(reject.code, 422)
+    return Refusal(status, reject.message, field=reject.field, rule=reject.code, **where)
+
+
+def _frame(rows: pa.RecordBatch) -> pl.DataFrame:
+    frame = pl.from_arrow(rows)
+    assert isinstance(frame, pl.DataFrame)
+    return frame
 
 
 def _check_envelope(content_type: str, body: bytes, limit: int) -> None:

@@ -11,9 +11,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from batch.model import Scorer, load
 from confluent_kafka import Message
 
+from batch.model import Scorer, load
 from pipeline.kafka import follow
 from pipeline.logs import log
 from pipeline.settings import Settings

@@ -30,8 +30,11 @@ assert CONTRACT.label is not None, f"{CONTRACT.name} has no label: there is noth
 MODEL = f"{CONTRACT.id}-{CONTRACT.label.name}"
 KEY = CONTRACT.label.key if isinstance(CONTRACT.label, OutcomeLabel) else CONTRACT.key
 METER = PrometheusMeter()
-ADMISSION = Admission(CONTRACT, decode.compile(CONTRACT))
-ROUTES = {"/predict": ADMISSION.one, "/predict_batch": ADMISSION.many}
+ADMISSION = Admission(decode.compile(CONTRACT))
+ROUTES = {"/predict": ADMISSION.one, "/predict_batch": ADMISSION.many, "/model": lambda content_type, body: None}
+CHAMPION = ChampionFollower(
+    SETTINGS, MODEL, on_swap=lambda c: METER.set("driftline_serving_model_version", float(c.version), model=MODEL)
+)
 WORKERS = int(os.environ.get("DRIFTLINE_SERVING_WORKERS", "2"))
 
 
@@ -85,9 +88,10 @@ class Gate:
         began, endpoint = time.perf_counter(), scope["path"].lstrip("/")
         try:
             request = Request(scope, receive)
-            scope.setdefault("state", {})["admitted"] = judge(
-                request.headers.get("content-type", ""), await _body(request)
-            )
+            body = await _body(request)
+            state = scope.setdefault("state", {})
+            state["admitted"] = judge(request.headers.get("content-type", ""), body)
+            state["champion"] = _serving()
         except Refusal as refusal:
             METER.inc("driftline_prediction_errors_total", endpoint=endpoint, status=str(refusal.status))
             await JSONResponse(refusal.body, refusal.status)(scope, receive, send)
@@ -100,6 +104,13 @@ class Gate:
 
         await self._app(scope, _nothing_to_read, watched)
         METER.observe("driftline_prediction_seconds", time.perf_counter() - began, endpoint=endpoint)
+
+
+def _serving() -> Champion:
+    """The model that answers this request; nothing is answered by one that has not passed the gate."""
+    if CHAMPION.current is None:
+        raise Refusal(503, f"{MODEL}: no model has passed the gate yet; `driftline models history` tells why")
+    return CHAMPION.current
 
 
 async def _body(request: Request) -> bytes:
@@ -117,10 +128,6 @@ async def _nothing_to_read() -> Message:
     return {"type": "http.request", "body": b"{}", "more_body": False}
 
 
-class NoModel(bentoml.exceptions.ServiceUnavailable):
-    """No model has passed the gate yet; nothing is answered by an ungated one."""
-
-
 @bentoml.service(
     name="driftline",
     workers=WORKERS,
@@ -130,25 +137,25 @@ class NoModel(bentoml.exceptions.ServiceUnavailable):
 )
 class Serving:
     def __init__(self) -> None:
-        self._champion = ChampionFollower(SETTINGS, MODEL, on_swap=self._swapped).start()
+        CHAMPION.start()
         self._log = PredictionLog(SETTINGS, CONTRACT, MODEL, METER)
 
-    @bentoml.api(route="/predict", input_spec=Record, output_spec=Prediction)
-    async def predict(self, ctx: bentoml.Context) -> Prediction:
-        champion, admitted = self._serving(), ctx.request.state.admitted
+    @bentoml.api(route="/predict", output_spec=Prediction)
+    async def predict(self, record: Record, /, ctx: bentoml.Context) -> Prediction:
+        champion, admitted = ctx.request.state.champion, ctx.request.state.admitted
         keys, scores = self._score(champion, admitted, "predict")
         return Prediction(key=keys[0], score=scores[0], model=MODEL, version=champion.version)
 
-    @bentoml.api(route="/predict_batch", input_spec=Batch, output_spec=Predictions)
-    def predict_batch(self, ctx: bentoml.Context) -> Predictions:
-        champion, admitted = self._serving(), ctx.request.state.admitted
+    @bentoml.api(route="/predict_batch", output_spec=Predictions)
+    def predict_batch(self, batch: Batch, /, ctx: bentoml.Context) -> Predictions:
+        champion, admitted = ctx.request.state.champion, ctx.request.state.admitted
         keys, scores = self._score(champion, admitted, "predict_batch")
         return Predictions(model=MODEL, version=champion.version, digest=champion.digest, keys=keys, scores=scores)
 
     @bentoml.api(route="/model")
-    def model(self) -> dict[str, Any]:
+    def model(self, ctx: bentoml.Context) -> dict[str, Any]:
         """What answers now: model, version, digest, contract, and the facts its training left."""
-        champion = self._serving()
+        champion: Champion = ctx.request.state.champion
         return {
             "model": MODEL,
             "version": champion.version,
@@ -158,18 +165,12 @@ class Serving:
         }
 
     async def __is_ready__(self) -> bool:
-        return self._champion.ready.is_set()
+        return CHAMPION.ready.is_set()
 
     @bentoml.on_shutdown
     def close(self) -> None:
-        self._champion.stop()
+        CHAMPION.stop()
         self._log.close()
-
-    def _serving(self) -> Champion:
-        champion = self._champion.current
-        if champion is None:
-            raise NoModel(f"{MODEL}: no model has passed the gate yet; `driftline models history` tells why")
-        return champion
 
     def _score(self, champion: Champion, admitted: Admitted, endpoint: str) -> tuple[list[str | None], list[float]]:
         scores = champion.scorer.score(admitted.frame).tolist()
@@ -178,9 +179,6 @@ class Serving:
         self._log.record(KEY or "key", keys, times, scores, champion.version, champion.digest, admitted.raw)
         METER.inc("driftline_predictions_total", float(len(scores)), endpoint=endpoint, version=champion.version)
         return keys, scores
-
-    def _swapped(self, champion: Champion) -> None:
-        METER.set("driftline_serving_model_version", float(champion.version), model=MODEL)
 
 
 Serving.add_asgi_middleware(Gate)

@@ -35,14 +35,21 @@ def body(record: object) -> bytes:
 
 def frame(contract: Contract, n: int, seed: int) -> pl.DataFrame:
     rng = np.random.default_rng(seed)
-    rows = [order(i, price=float(p), quantity=int(q)) for i, (p, q) in enumerate(zip(rng.lognormal(3, 1, n).round(2), rng.integers(1, 9, n), strict=True))]
-    return pl.DataFrame(rows).with_columns(pl.col("order_date").str.to_date(), pl.col("event_time").str.to_datetime(time_unit="ms", time_zone="UTC"))
+    rows = [
+        order(i, price=float(p), quantity=int(q))
+        for i, (p, q) in enumerate(zip(rng.lognormal(3, 1, n).round(2), rng.integers(1, 9, n), strict=True))
+    ]
+    return pl.DataFrame(rows).with_columns(
+        pl.col("order_date").str.to_date(), pl.col("event_time").str.to_datetime(time_unit="ms", time_zone="UTC")
+    )
 
 
 def bundle(settings: Settings, contract: Contract, version: str, seed: int) -> dict[str, str]:
     """Train a small classifier and store it as `version`; the ledger's artifact field."""
     rows, features = frame(contract, 3000, seed), features_for(contract)
-    target = np.random.default_rng(seed).random(3000) < 1 / (1 + np.exp(2 - rows["price"].log().to_numpy() * 0.4 * seed))
+    target = np.random.default_rng(seed).random(3000) < 1 / (
+        1 + np.exp(2 - rows["price"].log().to_numpy() * 0.4 * seed)
+    )
     x = features.matrix(rows)
     fitted = HistGradientBoostingClassifier(max_iter=20, random_state=seed).fit(x[:2000], target[:2000])
     calibrated = CalibratedClassifierCV(FrozenEstimator(fitted), method="sigmoid").fit(x[2000:], target[2000:])
@@ -52,8 +59,17 @@ def bundle(settings: Settings, contract: Contract, version: str, seed: int) -> d
     return {"uri": str(Path(where).relative_to(settings.home)), "sha256": digest}
 
 
-def promote(settings: Settings, contract: Contract, seq: int, version: str, artifact: dict[str, str], action: str = "promote") -> None:
-    entry = {"seq": seq, "at": "2026-01-01T00:00:00.000Z", "model": f"{contract.id}-{contract.label.name}", "action": action, "version": version, "artifact": artifact}
+def promote(
+    settings: Settings, contract: Contract, seq: int, version: str, artifact: dict[str, str], action: str = "promote"
+) -> None:
+    entry = {
+        "seq": seq,
+        "at": "2026-01-01T00:00:00.000Z",
+        "model": f"{contract.id}-{contract.label.name}",
+        "action": action,
+        "version": version,
+        "artifact": artifact,
+    }
     client = producer(settings, "test-ledger")
     client.produce(topics.LEDGER, json.dumps(entry).encode(), key=entry["model"])
     assert client.flush(10) == 0

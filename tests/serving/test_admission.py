@@ -11,7 +11,7 @@ JSON = "application/json"
 
 @pytest.fixture(scope="module")
 def admission(sales):
-    return Admission(sales, decode.compile(sales))
+    return Admission(decode.compile(sales))
 
 
 def refused(call) -> tuple[int, str, str]:
@@ -49,7 +49,7 @@ def test_a_missing_field_is_named(admission):
     assert (status, field) == (422, "product_id")
 
 
-@pytest.mark.parametrize("text", [b"{", b"not json", b'{"a":1}{"b":2}', b"[" * 100_000, b"\xff\xfe"])
+@pytest.mark.parametrize("text", [b"{", b"not json", b'{"a":1}{"b":2}', b"[" * 60_000, b"\xff\xfe"])
 def test_what_is_not_json_is_a_400(admission, text):
     assert refused(lambda: admission.one(JSON, text))[0] == 400
 
@@ -78,18 +78,37 @@ def test_a_batch_names_the_row_that_breaks_the_contract(admission):
     with pytest.raises(Refusal) as caught:
         admission.many(JSON, body({"rows": [order(0), order(1), order(2, quantity=5000)]}))
     assert caught.value.status == 422
-    assert {k: caught.value.body[k] for k in ("row", "field", "rule")} == {"row": 2, "field": "quantity", "rule": "range"}
+    assert {k: caught.value.body[k] for k in ("row", "field", "rule")} == {
+        "row": 2,
+        "field": "quantity",
+        "rule": "range",
+    }
 
 
 def test_a_batch_keeps_its_order_and_its_coordinates(admission):
-    admitted = admission.many(JSON, body({"rows": [order(i) for i in range(5)], "raw": {"topic": "sales.events", "partition": 1, "offsets": [4, 5, 6, 7, 9]}}))
+    admitted = admission.many(
+        JSON,
+        body(
+            {
+                "rows": [order(i) for i in range(5)],
+                "raw": {"topic": "sales.events", "partition": 1, "offsets": [4, 5, 6, 7, 9]},
+            }
+        ),
+    )
     assert admitted.frame["order_id"].to_list() == [order(i)["order_id"] for i in range(5)]
     assert admitted.raw.offsets == [4, 5, 6, 7, 9]
 
 
 @pytest.mark.parametrize(
     ("batch", "status"),
-    [({"rows": []}, 422), ({"rows": [order()] * (MAX_ROWS + 1)}, 413), ({"rows": 1}, 422), ({}, 422), ({"rows": [order()], "raw": {"topic": "t", "partition": 0, "offsets": []}}, 422), ({"rows": [order()], "more": 1}, 422)],
+    [
+        ({"rows": []}, 422),
+        ({"rows": [order()] * (MAX_ROWS + 1)}, 413),
+        ({"rows": 1}, 422),
+        ({}, 422),
+        ({"rows": [order()], "raw": {"topic": "t", "partition": 0, "offsets": []}}, 422),
+        ({"rows": [order()], "more": 1}, 422),
+    ],
 )
 def test_a_batch_of_another_shape_is_refused(admission, batch, status):
     assert refused(lambda: admission.many(JSON, json.dumps(batch).encode()))[0] == status

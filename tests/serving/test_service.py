@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -11,26 +12,30 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from pipeline import contract_file, topics
-from pipeline.kafka import create_topics, read_all
+from pipeline import blocks, contract_file, decode, topics
+from pipeline.kafka import producer, read_all
 from tests.contracts import contract_file_named
 from tests.serving.conftest import body, bundle, order, promote
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.broker
 JSON = {"content-type": "application/json"}
 
 
-@pytest.fixture(scope="module")
-def world(broker, settings_for, tmp_path_factory, free_port):
+@pytest.fixture
+def world(fresh_topics, tmp_path):
     """Settings and contract of a dataset of its own, with its topics, and two models on disk."""
-    tmp = tmp_path_factory.mktemp("serving")
-    file = contract_file_named(tmp, id="served")
+    file = contract_file_named(tmp_path, id="served")
     contract = contract_file.load(str(file))
-    settings = replace(settings_for(tmp / "home"), contract=str(file))
+    settings = replace(fresh_topics("served", 2), contract=str(file))
     settings = replace(settings, ports={**settings.ports, "serving": free_port()})
-    create_topics(settings, topics.all_topics(contract.id, 2))
+    settings.home.mkdir(parents=True, exist_ok=True)
     return settings, contract, [bundle(settings, contract, str(v), v) for v in (1, 2)]
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 @contextmanager
@@ -77,7 +82,10 @@ def test_the_service_follows_the_ledger_and_logs_every_prediction(world):
         answer = httpx.post(f"{base}/predict", content=body(order(quantity=5000)), headers=JSON)
         assert (answer.status_code, answer.json()["field"], answer.json()["rule"]) == (422, "quantity", "range")
         assert httpx.post(f"{base}/predict", content=b"{", headers=JSON).status_code == 400
-        assert httpx.post(f"{base}/predict", content=body(order()), headers={"content-type": "text/plain"}).status_code == 415
+        assert (
+            httpx.post(f"{base}/predict", content=body(order()), headers={"content-type": "text/plain"}).status_code
+            == 415
+        )
 
         # a batch answers in order, and as the single endpoint does
         rows = [order(i, price=1.5 * i + 1) for i in range(40)]
@@ -122,5 +130,61 @@ def test_the_service_follows_the_ledger_and_logs_every_prediction(world):
         assert "driftline_serving_model_version" in exposition
 
 
-def test_score_uses_the_model_on_the_stream_and_names_each_rows_coordinate(world, blocks_of):
-    """Blocks in, predictions with raw coordinates out; a restart of the service in between loses none."""
+def write_block(settings, contract, partition: int, start: int, rows: int) -> None:
+    decoder = decode.compile(contract)
+    values = [body(order(start + i, price=3.5 + i)) for i in range(rows)] + [body(order(0, quantity=-1))]
+    decoded = decoder.decode_batch(values, range(start, start + rows + 1), [1_800_000_000_000] * (rows + 1))
+    header = blocks.BlockHeader(
+        topics.events(contract.id), partition, start, start + rows + 1, decoded.counts, None, None, None, contract.name
+    )
+    client = producer(settings, "test-blocks")
+    client.produce(
+        topics.blocks(contract.id), blocks.encode(decoded.batch), headers=blocks.to_headers(header), partition=partition
+    )
+    assert client.flush(10) == 0
+
+
+def coordinates(settings, contract) -> list[tuple[int, int, str]]:
+    entries = [json.loads(m.value()) for m in read_all(settings, topics.predictions(contract.id))]
+    return [(e["raw"]["partition"], e["raw"]["offset"], e["version"]) for e in entries if e["raw"]]
+
+
+def test_score_uses_the_model_on_the_stream_and_names_each_rows_coordinate(world):
+    settings, contract, artifacts = world
+    with running(settings) as base:
+        environment = {
+            **os.environ,
+            "DRIFTLINE_HOME": str(settings.home),
+            "DRIFTLINE_BOOTSTRAP": settings.bootstrap,
+            "DRIFTLINE_CONTRACT": settings.contract,
+            "DRIFTLINE_SERVING": base,
+            "DRIFTLINE_METRICS_PORT": str(port := free_port()),
+        }
+        log = (settings.home / "score.log").open("wb")
+        child = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.cli", "score", "--rows", "30"], env=environment, stdout=log, stderr=log
+        )
+
+        def metric(name: str) -> float:
+            try:
+                text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+            except httpx.HTTPError:
+                return 0.0
+            return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name + "{"))
+
+        try:
+            write_block(settings, contract, 0, 0, 50)  # before the first champion: counted, not scored
+            wait_until(
+                lambda: metric("driftline_unscored_rows_total") == 50, 60, "the rows without a model to be counted"
+            )
+            promote(settings, contract, 1, "1", artifacts[0])
+            wait_until(lambda: all(version(base) == "1" for _ in range(20)), 20, "version 1")
+            write_block(settings, contract, 1, 0, 70)
+            wait_until(lambda: metric("driftline_scored_rows_total") == 70, 30, "the rows to be scored")
+            expected = [(1, offset, "1") for offset in range(70)]
+            wait_until(
+                lambda: sorted(coordinates(settings, contract)) == expected, 20, "their predictions, and no other"
+            )
+        finally:
+            child.terminate()
+            assert child.wait(30) == 0
