@@ -73,5 +73,9 @@ def test_a_lone_surrogate_in_a_label_does_not_break_the_exposition():
 def test_every_alert_has_its_runbook():
     from pathlib import Path
 
-    headings = {line[3:].strip() for line in (Path(__file__).parents[2] / "docs/runbooks.md").read_text().splitlines() if line.startswith("## ")}
+    headings = {
+        line[3:].strip()
+        for line in (Path(__file__).parents[2] / "docs/runbooks.md").read_text().splitlines()
+        if line.startswith("## ")
+    }
     assert headings == {a.name for a in ALERTS}

@@ -12,7 +12,15 @@ ALERT = {
 
 
 def test_the_page_shows_window_episode_and_decision():
-    entry = {"seq": 2, "at": "2026-01-01T02:00:00.000Z", "action": "promote", "version": "2", "former": "1", "actor": "control", "reason": "superior"}
+    entry = {
+        "seq": 2,
+        "at": "2026-01-01T02:00:00.000Z",
+        "action": "promote",
+        "version": "2",
+        "former": "1",
+        "actor": "control",
+        "reason": "superior",
+    }
     text = html(drift_page("sales", [VERDICT], [ALERT], [entry]))
     for expected in ("price", "scale x1.25", "firing", "promote", "superior", "polyline"):
         assert expected in text
