@@ -30,6 +30,7 @@ RAW_OFFSET = "raw_offset"  # int64, offset of the record in the raw topic
 APPEND_TIME = "append_time"  # timestamp[ms, UTC], when the broker appended it
 REJECT = "reject"  # reason code, null = valid (blocks only)
 RAW_PARTITION = "raw_partition"  # int32 (lake only; in a block it is a header)
+RESERVED = (RAW_OFFSET, APPEND_TIME, REJECT, RAW_PARTITION, "event_date")  # no field may be called so
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ class OutcomeLabel:
 
 @dataclass(frozen=True, slots=True)
 class MatchLabel:
-    """The label is made from the events themselves: an event whose `field` matches `pattern` marks an earlier row.
+    """The label is made from the events themselves: an event in whose `field` `pattern` is found marks an earlier row.
 
     It joins the latest earlier row (not itself a match) with equal `on` columns within `horizon`; matches without one are counted.
     Rows with a null in `on` carry no label.

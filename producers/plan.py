@@ -14,6 +14,7 @@ from pipeline.times import ms, to_ms
 from producers import paper_table, replay, sales_stream, scenarios
 from producers.arrivals import Timeline
 from producers.batches import Source, first
+from producers.sales_stream import Cue, no_cue
 from producers.scenarios import Schedule
 
 DEFAULT_RATE = 1_000.0  # events a wall second
@@ -32,14 +33,14 @@ class Plan:
     phases: Schedule = ()
 
 
-def plan_of(args: argparse.Namespace, contract: Contract, now_ms: int) -> Plan:
+def plan_of(args: argparse.Namespace, contract: Contract, now_ms: int, cue: Cue = no_cue) -> Plan:
     """The arguments as a source and a pace; UsageError where they contradict each other."""
     for name, value in (("--events", args.events), ("--rate", args.rate), ("--speed", args.speed)):
         if value is not None and not value > 0:
             raise UsageError(f"{name} {value}: expected a number above 0")
     if args.seed < 0:
         raise UsageError(f"--seed {args.seed}: expected a whole number of 0 or more")
-    plan = _plan_replay(args, contract, now_ms) if args.replay else _plan_sales(args, contract, now_ms)
+    plan = _plan_replay(args, contract, now_ms) if args.replay else _plan_sales(args, contract, now_ms, cue)
     if args.events is None:
         return plan
     return replace(plan, source=first(plan.source, args.events))
@@ -62,7 +63,7 @@ def _plan_replay(args: argparse.Namespace, contract: Contract, now_ms: int) -> P
     return Plan(itertools.chain([head], source), pace, f"replay:{args.replay.name}", start)
 
 
-def _plan_sales(args: argparse.Namespace, contract: Contract, now_ms: int) -> Plan:
+def _plan_sales(args: argparse.Namespace, contract: Contract, now_ms: int, cue: Cue) -> Plan:
     sales_stream.check(contract)
     if args.scenario == scenarios.PAPER_TABLE and not args.schedule:
         start = moment(args.start or f"{paper_table.DAYS}d ago", now_ms)
@@ -72,7 +73,7 @@ def _plan_sales(args: argparse.Namespace, contract: Contract, now_ms: int) -> Pl
     rate, speed = args.rate or DEFAULT_RATE, args.speed or 1.0
     start = moment(args.start, now_ms) if args.start else _default_start(args, rate, speed, now_ms)
     timeline = Timeline(start, now_ms, rate, speed, catches_up=not args.flat_out)
-    source = sales_stream.stream(contract, phases, args.seed, timeline, labels=not args.no_outcomes)
+    source = sales_stream.stream(contract, phases, args.seed, timeline, labels=not args.no_outcomes, cue=cue)
     pace = None if args.flat_out else timeline
     return Plan(source, pace, args.schedule or phases[0].name, start, args.seed, phases)
 

@@ -14,6 +14,7 @@ from pipeline.errors import Unreachable
 from pipeline.service import Service
 from pipeline.settings import Settings
 from pipeline.times import to_text
+from producers.cues import Cues
 from producers.plan import DEFAULT_RATE, Plan, plan_of
 from producers.progress import Progress
 from producers.scenarios import NAMES, duration
@@ -28,7 +29,8 @@ HELP = {
     "start": "first event time: RFC 3339, now, or '10d ago' (default: now; with --speed or --flat-out in the past)",
     "seed": "the same seed, start and schedule give the same bytes (default: 1)",
     "scenario": f"a set of: {', '.join(NAMES)}",
-    "schedule": "scenarios by event time since the start, e.g. baseline@0,price-shift@36h,price-shift+harmless-shift@60h",
+    "schedule": "scenarios by event time since the start, e.g. baseline@0,price-shift@36h; SCENARIO@next: on SIGUSR1",
+    "phase_file": "write the scenario that began on SIGUSR1, and its first event time, to this file",
     "replay": "send the records of a .csv, .parquet or .jsonl file",
     "no_outcomes": "send no late labels",
     "drain_outcomes": "at the end send the labels that are not due yet, too",
@@ -54,6 +56,7 @@ class Produce:
         what.add_argument("--scenario", default="baseline", metavar="NAME[,NAME]", help=HELP["scenario"])
         what.add_argument("--schedule", metavar="NAME@TIME,...", help=HELP["schedule"])
         what.add_argument("--replay", type=Path, metavar="FILE", help=HELP["replay"])
+        add("--phase-file", type=Path, metavar="FILE", help=HELP["phase_file"])
         add("--no-outcomes", action="store_true", help=HELP["no_outcomes"])
         add("--drain-outcomes", action="store_true", help=HELP["drain_outcomes"])
         add("--give-up-after", type=float, default=GIVE_UP_S, metavar="S", help=HELP["give_up"])
@@ -69,7 +72,9 @@ class Produce:
             kafka.create_topics(settings, topics.of_dataset(contract.id, contract.partitions))
             names = topics.events(contract.id), topics.outcomes(contract.id)
             sender = Sender(settings, "produce", *names, service.stopped, args.give_up_after)
-            plan = plan_of(args, contract, round(time.time() * 1000))
+            cues = Cues(args.phase_file)
+            plan = plan_of(args, contract, round(time.time() * 1000), cues)
+            cues.wait_for(plan.phases)
             return _send(args, contract, plan, sender, Progress(sender, plan, contract.id, service, meter))
 
 

@@ -23,7 +23,9 @@ class Progress:
         self._terminal = sys.stderr.isatty()
         self._shown = self._measured = time.monotonic()
         self._events = self._counted = 0
-        self._changes = [(ms(phase.after) + (plan.start_ms or 0), phase.name) for phase in plan.phases[1:]]
+        self._changes = [
+            (ms(phase.after) + (plan.start_ms or 0), phase.name) for phase in plan.phases[1:] if phase.after is not None
+        ]
         self._scenario = plan.phases[0].name if plan.phases else plan.scenario
 
     def begin(self) -> None:

@@ -32,7 +32,7 @@ FIELDS = (
     "event_time",
 )
 CUSTOMERS, PRODUCTS = 20_000, 2_000
-BLOCK_ORDERS = 8_192
+BLOCK_ORDERS = 2_048  # a second of a stream at 2,000 events/s: a cue waits for the next block
 SOONEST_LABEL = (
     1 / 6
 )  # of the contract's label delay: with 6 h, an order comes back, or is kept for good, after 1 to 6 h

@@ -16,7 +16,7 @@ from pipeline.times import ms
 from producers import sales_json
 from producers.arrivals import Timeline
 from producers.batches import NO_LABELS, Batch, Key, Labels, Source
-from producers.sales import BLOCK_ORDERS, FIELDS, Orders, orders
+from producers.sales import BLOCK_ORDERS, FIELDS, Orders, World, orders
 from producers.scenarios import Schedule, worlds
 
 _KEYS: dict[str, Callable[[Orders, list[str]], list[str]]] = {
@@ -57,10 +57,21 @@ def arrivals(seed: int, timeline: Timeline) -> Iterator[np.ndarray]:
         begin, block = begin + length, block + 1
 
 
-def stream(contract: Contract, phases: Schedule, seed: int, timeline: Timeline, *, labels: bool = True) -> Source:
+Cue = Callable[[int], World | None]  # first event time of a block -> the world that begins with it, if somebody asked
+
+
+def no_cue(first_ms: int) -> None:
+    """Nobody asks."""
+
+
+def stream(
+    contract: Contract, phases: Schedule, seed: int, timeline: Timeline, *, labels: bool = True, cue: Cue = no_cue
+) -> Source:
     """Batches without end. A damaged record has no label: nobody can say which order it was."""
     world_at, name = worlds(phases, timeline.start_ms), prefix(seed, timeline.start_ms)
     for block, event_ms in enumerate(arrivals(seed, timeline)):
+        if world := cue(int(event_ms[0])):
+            world_at[int(event_ms[0])] = world
         yield render(contract, orders(world_at, seed, block, event_ms), name, labels=labels)
 
 

@@ -2,6 +2,7 @@
 
 price-shift,harmless-shift                                   both at once
 baseline@0,price-shift@36h,price-shift+harmless-shift@60h    one after the other, event time since the start
+baseline@0,price-shift@next                                  the second when somebody gives the cue
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pipeline.errors import UsageError
 from pipeline.times import ms
 from producers.sales import World
 
+CUE = "next"
 PAPER_TABLE = "paper-table-2"  # a finite run of its own, not a change of the world
 BAD_SHARE, DEFECT_SHARE = 0.02, 0.005
 
@@ -73,9 +75,9 @@ NAMES = ("baseline", *MODIFIERS, PAPER_TABLE)
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """From `after` (event time since the start of the stream) on, the set of scenarios `names` holds."""
+    """From `after` (event time since the start of the stream) on, the set of scenarios `names` holds; None: on a cue."""
 
-    after: timedelta
+    after: timedelta | None
     names: tuple[str, ...]
     world: World
 
@@ -93,7 +95,7 @@ def scenario(text: str) -> Schedule:
 
 
 def schedule(text: str) -> Schedule:
-    """Several sets, each with the event time after the start at which it begins; the first begins at 0.
+    """Several sets, each with the event time after the start at which it begins, or `next`; the first begins at 0.
 
     >>> [(p.name, str(p.after)) for p in schedule("baseline@0,price-shift@36h")]
     [('baseline', '0:00:00'), ('price-shift', '1 day, 12:00:00')]
@@ -105,8 +107,10 @@ def schedule(text: str) -> Schedule:
             raise UsageError(
                 f"--schedule {entry!r}: expected SCENARIO@TIME, e.g. price-shift@36h; join scenarios with +"
             )
-        phases.append(_phase(names, duration(when)))
-    times = [phase.after for phase in phases]
+        phases.append(_phase(names, None if when == CUE else duration(when)))
+    if phases[0].after is None:
+        raise UsageError(f"--schedule {text}: the first scenario begins at 0, not on a cue")
+    times = [phase.after for phase in phases if phase.after is not None]
     if times[0] != timedelta(0) or times != sorted(set(times)):
         raise UsageError(
             f"--schedule {text}: expected times that begin at 0 and rise, got {', '.join(str(t) for t in times)}"
@@ -116,7 +120,7 @@ def schedule(text: str) -> Schedule:
 
 def worlds(phases: Schedule, start_ms: int) -> dict[int, World]:
     """The world that holds from an event time on."""
-    return {start_ms + ms(phase.after): phase.world for phase in phases}
+    return {start_ms + ms(phase.after): phase.world for phase in phases if phase.after is not None}
 
 
 _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -134,7 +138,7 @@ def duration(text: str) -> timedelta:
     return timedelta(**{_UNITS[found[2]]: float(found[1])}) if found[2] else timedelta(0)
 
 
-def _phase(text: str, after: timedelta) -> Phase:
+def _phase(text: str, after: timedelta | None) -> Phase:
     wanted = {name.strip() for name in re.split(r"[+,]", text)} - {"baseline"}
     if PAPER_TABLE in wanted:
         raise UsageError(f"{PAPER_TABLE} is a run of its own: it cannot be combined or scheduled")

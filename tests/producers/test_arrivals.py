@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producers.arrivals import DAY_MS, HOUR_MS, WEEK_MS, Timeline, intensity
+from producers.sales import BLOCK_ORDERS
 from producers.sales_stream import arrivals
 from tests.producers.sales_samples import START_MS
 
@@ -77,5 +78,7 @@ def test_event_time_rises_with_the_count_and_wall_time_is_the_inverse_of_now(
 
 def test_flat_out_with_a_count_ends_before_now() -> None:
     timeline = Timeline.ending_at(NOW_MS, 50_000, 100.0, 1.0)
-    last = np.concatenate([block for block, _ in zip(arrivals(1, timeline), range(7), strict=False)])[49_999]
+    last = np.concatenate(
+        [block for block, _ in zip(arrivals(1, timeline), range(50_000 // BLOCK_ORDERS + 1), strict=False)]
+    )[49_999]
     assert NOW_MS - 120_000 < last < NOW_MS

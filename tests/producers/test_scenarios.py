@@ -14,6 +14,9 @@ from pipeline import contract_file, decode
 from pipeline.errors import UsageError
 from producers import paper_table, sales_defects
 from producers.arrivals import DAY_MS, HOUR_MS
+from producers.batches import first
+from producers.sales import BLOCK_ORDERS
+from producers.sales_stream import stream
 from producers.scenarios import duration, scenario, schedule
 from tests.producers.sales_samples import (
     SALES,
@@ -23,6 +26,7 @@ from tests.producers.sales_samples import (
     probability,
     produced,
     sample,
+    timeline,
     values,
 )
 
@@ -190,3 +194,25 @@ def test_durations() -> None:
         timedelta(minutes=90),
         timedelta(weeks=2),
     ]
+
+
+def test_a_scenario_on_a_cue_begins_with_the_next_block_and_not_before() -> None:
+    phases = schedule("baseline@0,price-shift@next")
+    asked = iter([None, None, phases[1].world])
+    started: list[int] = []
+
+    def cue(first_ms: int):
+        world = next(asked, None)
+        if world:
+            started.append(first_ms)
+        return world
+
+    cued = first(stream(SALES, phases, 1, timeline(), cue=cue), 4 * BLOCK_ORDERS)
+    plain = first(stream(SALES, schedule("baseline@0"), 1, timeline()), 4 * BLOCK_ORDERS)
+    same = [a.values == b.values for a, b in zip(cued, plain, strict=True)]
+    assert same == [True, True, False, False] and len(started) == 1
+
+
+def test_a_schedule_cannot_begin_on_a_cue() -> None:
+    with pytest.raises(UsageError, match="the first scenario begins at 0"):
+        schedule("price-shift@next")

@@ -1,0 +1,106 @@
+"""PURE. A contract file's plans: event time, drift and label."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Literal
+
+from pipeline.contract import RESERVED, DriftPlan, Field, MatchLabel, MonitoredFeature, OutcomeLabel, TimePlan
+from pipeline.contract_terms import field_name, pattern
+from pipeline.contract_yaml import At
+
+
+def time_plan(at: At, known: dict[str, Field]) -> TimePlan:
+    at.only("field", "lateness", "idle", "future", "reviseWithin")
+    plan = TimePlan(
+        field=field_name(at.get("field"), known),
+        lateness=at.get("lateness").duration(timedelta(minutes=10)),
+        idle=at.get("idle").duration(timedelta(seconds=5)),
+        future=at.get("future").duration_or_off(timedelta(hours=1)),
+        revise_within=at.get("reviseWithin").duration_or_off(timedelta(days=14)),
+    )
+    field = known.get(plan.field)
+    if field and (field.type != "timestamp" or not field.required):
+        at.get("field").wrong("a required field of type timestamp")
+    return plan
+
+
+def drift_plan(at: At, known: dict[str, Field]) -> DriftPlan:
+    at.only("features", "segments", "window", "pane", "pageBudget", "rule", "alpha")
+    window, pane = at.get("window").duration(timedelta(hours=1)), at.get("pane").duration(timedelta(minutes=5))
+    if window % pane:
+        at.get("pane").wrong(f"a divisor of the window, {window}")
+    alpha = at.get("alpha").number(0.05) or 0.0
+    if not 0 < alpha < 1:
+        at.get("alpha").wrong("a number between 0 and 1")
+    pages, per = _budget(at.get("pageBudget"))
+    return DriftPlan(
+        features=tuple(_feature(f, known) for f in at.get("features").items()),
+        segments=tuple(_segment(s, known) for s in at.get("segments").items()),
+        window=window,
+        pane=pane,
+        pages=pages,
+        pages_per=per,
+        rule=at.get("rule").choice(Literal["bank", "scan", "confseq", "ks_alpha"], "bank"),
+        alpha=alpha,
+    )
+
+
+def _feature(at: At, known: dict[str, Field]) -> MonitoredFeature:
+    at.only("name", "kind", "tolerance", "weight")
+    name = field_name(at.get("name"), known)
+    numeric = name in known and known[name].type in ("integer", "number")
+    kind = at.get("kind").choice(Literal["numeric", "categorical"], "numeric" if numeric else "categorical")
+    if name in known and (kind == "numeric") != numeric:
+        at.get("kind").wrong(f"{'numeric' if numeric else 'categorical'}, as {name} is of type {known[name].type}")
+    tolerance, weight = at.get("tolerance").number(0.0) or 0.0, at.get("weight").number(1.0) or 0.0
+    if not 0 <= tolerance < 1:
+        at.get("tolerance").wrong("a share from 0 to 1")
+    if weight <= 0:
+        at.get("weight").wrong("a number > 0")
+    return MonitoredFeature(name, kind, tolerance, weight)
+
+
+def _segment(at: At, known: dict[str, Field]) -> tuple[str, ...]:
+    columns = tuple(field_name(c, known) for c in at.items())
+    if any(known[c].type != "string" for c in columns if c in known):
+        at.wrong("fields of type string")
+    return columns
+
+
+def _budget(at: At) -> tuple[float, timedelta]:
+    """`1 per 30 d`: expected false pages in event time, over everything monitored."""
+    if at.absent:
+        return 1.0, timedelta(days=30)
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) per ([0-9]+(?:\.[0-9]+)?) ?(h|d)", at.text())
+    if not match or not float(match[1]) or not float(match[2]):
+        at.wrong("a page budget like 1 per 30 d")
+        return 1.0, timedelta(days=30)
+    return float(match[1]), timedelta(**{"h": {"hours": float(match[2])}, "d": {"days": float(match[2])}}[match[3]])
+
+
+def label(at: At, known: dict[str, Field]) -> OutcomeLabel | MatchLabel | None:
+    if at.absent:
+        return None
+    if at.get("match").absent:
+        at.only("name", "key", "delay")
+        return OutcomeLabel(_label_name(at, known), field_name(at.get("key"), known), at.get("delay").duration(None))
+    match = at.only("name", "match").get("match").only("field", "pattern", "on", "horizon")
+    columns = tuple(field_name(c, known) for c in match.get("on").items())
+    if not columns:
+        match.get("on").wrong("a list of fields")
+    return MatchLabel(
+        _label_name(at, known),
+        field_name(match.get("field"), known),
+        pattern(match.get("pattern")),
+        columns,
+        match.get("horizon").duration(None),
+    )
+
+
+def _label_name(at: At, known: dict[str, Field]) -> str:
+    name = at.get("name").text(pattern="[a-z][a-z0-9_]*", like="returned")
+    if name in known or name in RESERVED:
+        at.get("name").wrong("a name that no field has")
+    return name

@@ -1,0 +1,176 @@
+"""Contract files: what is shipped says what it should, and every error names its line and key."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import contract_file
+from pipeline.contract import DatasetRule, MatchLabel, OutcomeLabel
+from pipeline.errors import UsageError
+from tests.contracts import contract_file_named
+
+SALES = contract_file.shipped_text("sales")
+RETAIL = contract_file.shipped_text("online_retail")
+
+
+def errors_of(text: str) -> list[str]:
+    with pytest.raises(UsageError) as caught:
+        contract_file.parse(text, "s.yaml")
+    return str(caught.value).splitlines()
+
+
+def line_of(text: str, part: str) -> int:
+    return next(i for i, line in enumerate(text.splitlines(), 1) if part in line)
+
+
+def test_sales_holds_the_eight_rules_of_the_published_check() -> None:
+    sales = contract_file.load("sales")
+    fields = {f.name: f for f in sales.fields}
+    assert fields["product_id"].required
+    assert (fields["quantity"].type, fields["quantity"].minimum, fields["quantity"].maximum) == ("integer", 0, 1000)
+    assert (fields["order_date"].type, fields["order_date"].format) == ("date", "%Y-%m-%d")
+    assert fields["customer_id"].type == "string"
+    rules = {r.name: (r.kind, r.columns, r.minimum, r.maximum, r.severity, r.window) for r in sales.dataset_rules}
+    hour, day = timedelta(hours=1), timedelta(days=1)
+    assert rules == {
+        "row_count": ("row_count", (), 1, None, "critical", hour),
+        "mean_price": ("mean", ("price",), 10, 1000, "degraded", hour),
+        "unique_order_id": ("unique", ("order_id",), None, 0, "degraded", hour),
+        "unique_customer_day": ("unique", ("customer_id", "order_date"), None, 0, "info", day),
+    }
+    assert sales.label == OutcomeLabel("returned", "order_id", timedelta(hours=6))
+    assert (sales.drift.window, sales.drift.pane, sales.drift.pages) == (hour, timedelta(minutes=5), 1)
+
+
+def test_paper_differs_from_sales_in_its_dataset_rules_and_bounds_only() -> None:
+    sales, paper = contract_file.load("sales"), contract_file.load("paper")
+    assert (paper.id, paper.fields, paper.drift) == ("paper", sales.fields, sales.drift)
+    rules: dict[str, DatasetRule] = {r.name: r for r in paper.dataset_rules}
+    assert (rules["row_count"].minimum, rules["row_count"].maximum) == (10_000, 10_000)
+    assert {r.window for r in rules.values()} == {None}
+    assert {rules["unique_order_id"].severity, rules["unique_customer_day"].severity} == {"degraded"}
+    assert (paper.time.future, paper.time.revise_within) == (None, None)
+
+
+def test_online_retail_states_its_label_as_a_match() -> None:
+    retail = contract_file.load("online_retail")
+    on = ("CustomerID", "StockCode")
+    assert retail.label == MatchLabel("cancelled", "InvoiceNo", "^C", on, timedelta(days=30))
+    assert not retail.field("CustomerID").required
+    assert retail.time.future is None
+
+
+def test_a_renamed_contract_is_the_same_but_for_its_topics(tmp_path: Path) -> None:
+    renamed = contract_file.load(str(contract_file_named(tmp_path, id="sales_x")))
+    assert (renamed.id, renamed.fields) == ("sales_x", contract_file.load("sales").fields)
+
+
+@pytest.mark.parametrize("name", ["nope", "no/such.yaml"])
+def test_a_contract_that_is_not_there_says_so(name: str) -> None:
+    with pytest.raises(UsageError, match=name):
+        contract_file.load(name)
+
+
+ONE_ERROR = [
+    ("version: 1.0.0", "version: 1.0", "version: expected text like 1.0.0, got a number '1.0'; quote it"),
+    ("id: sales", "id: Sales!", "id: expected text like sales (small letters, digits, _), got text 'Sales!'"),
+    ("status: active", "", "status: expected text, got nothing"),
+    ("status: active", "status: active\nowner: me", "owner: unknown key, expected one of: apiVersion"),
+    ("id: sales", "id: sales\nid: sales", "id: the key stands twice; keep one"),
+    ("apiVersion: v3.1.0", "apiVersion: v2.2.2", "apiVersion: expected text like v3.1.0, got text 'v2.2.2'"),
+    ("minimum: 0, maximum: 1000}", "minimum: x, maximum: 1000}", "properties[6].logicalTypeOptions.minimum: expected a number, got text 'x'"),
+    ("minimum: 0, maximum: 1000}", "minimum: 2000, maximum: 1000}", "maximum: expected a number >= the minimum, 2000"),
+    ("minimum: 0, maximum: 1000}", "minimum: .nan, maximum: 1000}", "minimum: expected a number, got a number '.nan'"),
+    ("{format: yyyy-MM-dd}", "{format: dd.MM.yyyy}", "logicalTypeOptions.format: expected text like yyyy-MM-dd"),
+    ("severity: info", "severity: low", "severity: expected one of: info, degraded, critical, got text 'low'"),
+    ("mustBeGreaterOrEqualTo: 1\n", "mustBe: 1\n        mustBeLessOrEqualTo: 2\n", "quality[0]: expected exactly one of mustBe"),
+    ("column: price", "column: colour", "implementation.column: expected a field of the schema: order_id"),
+    ("column: price", "column: region", "implementation.column: expected a field of type integer or number"),
+    ("name: mean_price", "name: row_count", "quality[1].name: expected a name that no other rule has"),
+    ("value: customer_id", "value: client", "customProperties[0].value: expected a field of the schema"),
+    ("property: partitions", "property: shards", "customProperties[3].property: expected one of: key, eventTime"),
+    ("value: 4", "value: 0", "customProperties[3].value: expected an integer >= 1, got an integer '0'"),
+    ("lateness: 10 min", "lateness: 10 m", "value.lateness: expected a duration like 10 min"),
+    ("field: event_time", "field: order_id", "value.field: expected a required field of type timestamp"),
+    ("pane: 5 min", "pane: 7 min", "value.pane: expected a divisor of the window, 1:00:00"),
+    ("pageBudget: 1 per 30 d", "pageBudget: few", "value.pageBudget: expected a page budget like 1 per 30 d"),
+    ("alpha: 0.05", "alpha: 5", "value.alpha: expected a number between 0 and 1, got an integer '5'"),
+    ("rule: bank", "rule: guess", "value.rule: expected one of: bank, scan, confseq, ks_alpha"),
+    ("name: quantity, kind: numeric", "name: quantity, kind: categorical", "features[1].kind: expected numeric, as quantity is of type integer"),
+    ("- [region]", "- [quantity]", "segments[0]: expected fields of type string"),
+    ("key: order_id, delay: 6 h", "key: order_id", "value.delay: expected a duration like 10 min"),
+    ("name: returned", "name: price", "value.name: expected a name that no field has"),
+    ("name: channel\n", "name: raw_offset\n", "properties[5].name: expected a name that is not reserved"),
+    ("name: channel\n", "name: class\n", "properties[5].name: expected a name of letters, digits and _"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), ONE_ERROR, ids=[e[:50] for _, _, e in ONE_ERROR])
+def test_an_error_names_its_line_and_key(old: str, new: str, expected: str) -> None:
+    assert old in SALES
+    text = SALES.replace(old, new, 1)
+    errors = errors_of(text)
+    mine = next((e for e in errors if expected in e), None)
+    assert mine is not None, errors
+    changed = SALES[: SALES.index(old)].count("\n") + 1
+    assert 0 <= changed + new.count("\n") - int(mine.split(":")[1]) <= 5 or mine.startswith(
+        "s.yaml:1:"
+    )  # absent: its parent's line
+
+
+def test_the_line_of_a_deep_key_is_its_own() -> None:
+    text = SALES.replace("severity: info", "severity: low")
+    assert errors_of(text)[0].startswith(f"s.yaml:{line_of(text, 'severity: low')}: schema[0].quality[3].severity:")
+
+
+def test_all_errors_are_told_at_once() -> None:
+    errors = errors_of(SALES.replace("severity: info", "severity: low").replace("lateness: 10 min", "late: 1 h"))
+    assert len(errors) == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            'pattern: "[A-Z]?[0-9]{6}"',
+            'pattern: "("',
+            "logicalTypeOptions.pattern: expected a regular expression of RE2",
+        ),
+        (
+            'pattern: "[A-Z]?[0-9]{6}"',
+            r'pattern: "(a)\\1"',
+            "logicalTypeOptions.pattern: expected a regular expression",
+        ),
+        ("InvoiceNo matches [^C].*", "InvoiceNo matches (", "when[0]: expected a regular expression of RE2"),
+        ('"Quantity > 0"', '"Quantity > none"', "then[0]: expected a number after Quantity >"),
+        ('"Quantity > 0"', '"Quantity"', "then[0]: expected field operator value"),
+        ('"Quantity > 0"', '"Pieces > 0"', "then[0]: expected field operator value"),
+        ("exclusiveMinimum: 0", "minimum: 0, exclusiveMinimum: 0", "exclusiveMinimum: expected either minimum or"),
+        ("on: [CustomerID, StockCode]", "on: [Customer]", "match.on[0]: expected a field of the schema"),
+        ("horizon: 30 d", "horizon: long", "match.horizon: expected a duration like 10 min"),
+    ],
+)
+def test_errors_in_patterns_cross_field_rules_and_match_labels(old: str, new: str, expected: str) -> None:
+    assert old in RETAIL
+    assert any(expected in e for e in errors_of(RETAIL.replace(old, new, 1)))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a: [", "- 1", "just text", "a: \x07", "a: b\n\nc: \x07", "{}", "schema: [1]", "schema: {}"]
+)
+def test_what_is_no_contract_is_told_with_a_line(text: str) -> None:
+    assert all(e.startswith("s.yaml:") for e in errors_of(text))
+
+
+@given(st.integers(0, len(SALES)), st.integers(0, 60), st.text(max_size=10))
+@settings(max_examples=40, deadline=None)
+def test_a_damaged_contract_is_read_or_refused_and_never_crashes(at: int, length: int, inserted: str) -> None:
+    try:
+        contract_file.parse(SALES[:at] + inserted + SALES[at + length :], "s.yaml")
+    except UsageError as error:
+        assert str(error).startswith("s.yaml:")
