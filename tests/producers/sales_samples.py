@@ -19,7 +19,7 @@ def timeline(rate: float = 100.0) -> Timeline:
     return Timeline(START_MS, START_MS, rate, 1.0, catches_up=False)
 
 
-def sample(names: str, blocks: int = 12, seed: int = 7, step_ms: int = 700) -> Orders:
+def sample(names: str, blocks: int = 48, seed: int = 7, step_ms: int = 700) -> Orders:
     """About 100,000 orders of a scenario, evenly spaced."""
     world = {0: scenario(names)[0].world}
     times = START_MS + np.arange(blocks * BLOCK_ORDERS) * step_ms

@@ -96,7 +96,7 @@ def test_discounts_depend_on_category_and_channel() -> None:
 
 @pytest.mark.parametrize("name", ["price_cents", "quantity", "discount_cents", "category", "region", "channel"])
 def test_baseline_is_stationary_first_day_against_last(name: str) -> None:
-    rows = sample("baseline", blocks=12, step_ms=9_000)  # ten days
+    rows = sample("baseline", blocks=48, step_ms=9_000)  # ten days
     day = (rows.event_ms - START_MS) // DAY_MS
     a, b = getattr(rows, name)[day == 0], getattr(rows, name)[day == 9]
     tables = [np.bincount(part, minlength=8)[:8] for part in (a, b)]
@@ -109,14 +109,14 @@ def test_baseline_is_stationary_first_day_against_last(name: str) -> None:
 
 
 def test_labels_come_one_to_six_hours_later_for_every_order_once() -> None:
-    batch = produced(count=5_000)[0]
+    batch = produced(count=BLOCK_ORDERS)[0]
     labels = batch.labels
     delay = (labels.at_ms - batch.event_ms[labels.row]) / 3_600_000
     assert 1 <= delay.min() < 1.1 and 5.9 < delay.max() <= 6
     outcome = json.loads(labels.value[0])
     assert outcome["order_id"] == labels.key[0] == json.loads(batch.values[0])["order_id"]
     assert set(outcome) == {"order_id", "returned", "event_time"} and isinstance(outcome["returned"], bool)
-    assert labels.row.tolist() == list(range(5_000))
+    assert labels.row.tolist() == list(range(BLOCK_ORDERS))
 
 
 def test_scenarios_are_those_of_the_seed_not_of_the_names_order() -> None:

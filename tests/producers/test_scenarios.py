@@ -111,7 +111,7 @@ def test_bad_records_are_two_percent_and_each_kind_is_caught_or_is_a_fault_of_th
     records = values(produced("bad-records", count))
     decoded = decoder.decode_batch(records, range(count), [START_MS + 30 * DAY_MS] * count)
     assert 0.017 < len(decoded.rejects) / count < 0.021
-    kinds = {sales_defects.kind_of(n) for n in sample("bad-records", blocks=6).defect.tolist() if n}
+    kinds = {sales_defects.kind_of(n) for n in sample("bad-records", blocks=24).defect.tolist() if n}
     assert kinds == set(sales_defects.KINDS)
 
 
@@ -130,7 +130,7 @@ def test_bad_records_break_the_rules_over_the_dataset_and_defects_alone_do_not()
 
 
 def test_damaged_records_have_no_label() -> None:
-    rows = sample("bad-records", blocks=1)
+    rows = sample("bad-records", blocks=4)
     batch = produced("bad-records", count=8_192, seed=7)[0]
     assert batch.labels.row.tolist() == np.flatnonzero(rows.defect == 0).tolist()
 
