@@ -130,7 +130,7 @@ def test_bad_records_break_the_rules_over_the_dataset_and_defects_alone_do_not()
 
 
 def test_damaged_records_have_no_label() -> None:
-    rows = sample("bad-records", blocks=4)
+    rows = sample("bad-records", blocks=1)
     batch = produced("bad-records", count=8_192, seed=7)[0]
     assert batch.labels.row.tolist() == np.flatnonzero(rows.defect == 0).tolist()
 
