@@ -157,6 +157,8 @@ CATALOGUE: tuple[Metric, ...] = (
     ),
     Metric("driftline_model_loss", "gauge", "Mean log loss of recent labelled predictions.", ("model", "version")),
     Metric("driftline_model_auc", "gauge", "ROC-AUC of recent labelled predictions.", ("model", "version")),
+    Metric("driftline_model_brier", "gauge", "Brier score of recent labelled predictions.", ("model", "version")),
+    Metric("driftline_model_accuracy", "gauge", "Share of recent labelled predictions on the right side of 0.5.", ("model", "version")),
     Metric("driftline_labels_total", "counter", "Outcomes by how they joined.", ("dataset", "result")),
     Metric(
         "driftline_loss_detector_state",

@@ -23,7 +23,7 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from pipeline.errors import Fatal, Unreachable, UsageError
 from pipeline.logs import log
@@ -139,7 +139,10 @@ def reach(settings: Settings, *, deadline_s: float | None, stopped: threading.Ev
 def create_topics(
     settings: Settings, wanted: Iterable[Topic], *, replication: int = 1, deadline_s: float = 30
 ) -> list[str]:
-    """Create what is missing, with explicit settings; returns the names created. An existing topic is left as it is."""
+    """Create what is missing, with explicit settings; returns the names created, once their partitions have a leader.
+
+    An existing topic is left as it is.
+    """
     client = reach(settings, deadline_s=deadline_s)
     there = client.list_topics(timeout=10).topics
     missing = [t for t in wanted if t.name not in there]
@@ -157,7 +160,22 @@ def create_topics(
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise UsageError(f"topic {name} could not be created: {error.args[0].str()}") from error
+    if missing:
+        _await_leaders(client, missing, deadline_s)
     return [t.name for t in missing]
+
+
+def _await_leaders(client: AdminClient, created: Iterable[Topic], deadline_s: float) -> None:
+    """The broker answers `created` before it leads the partitions; a first read then fails with `not leader`."""
+    wanted = {TopicPartition(t.name, p): OffsetSpec.latest() for t in created for p in range(t.partitions)}
+
+    def answered() -> None:
+        for future in client.list_offsets(wanted, request_timeout=3).values():
+            future.result(5)
+
+    until_success(
+        answered, what="leaders of new topics", errors=(KafkaException,), sleep=time.sleep, deadline_s=deadline_s
+    )
 
 
 def partitions(client: Consumer | AdminClient | Producer, topic: str, *, timeout: float = 10) -> list[int]:

@@ -1,0 +1,145 @@
+"""The real sales file through every hop: replayed, judged, compacted, watched for drift, verified; and no code knows its columns."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import polars as pl
+
+from batch import table
+from pipeline import kafka, topics
+from pipeline.contract import Contract
+from pipeline.times import to_text
+from tests.bench._hops import ROOT, Hops, hops
+from tests.bench.report import bar, finish, progress
+
+SHARED = ROOT.parent / "shared" / "data" / "online-retail-2010-12_2011-08.parquet"
+SLICE = ROOT / "tests" / "data" / "online-retail-slice.parquet"
+PACKAGES = ("pipeline", "monitoring", "producers", "stream_processors", "batch", "serving")
+DAY_S = 86_400
+VERDICTS_S = 240.0  # deadline for the drift hop
+
+
+def the_file(small: bool) -> Path:
+    """All of it where it is, else the committed slice."""
+    chosen = Path(os.environ["DRIFTLINE_RETAIL"]) if "DRIFTLINE_RETAIL" in os.environ else SHARED
+    return chosen if chosen.is_file() and not small else SLICE
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--full", action="store_true", help="the same: the default takes the whole file")
+    parser.add_argument("--slice", action="store_true", help="only the committed slice")
+    args = parser.parse_args()
+    began, file = time.monotonic(), the_file(args.slice)
+    progress(f"replaying {file.name}")
+    with hops("online_retail") as run:
+        run.run("produce", "--replay", str(file))
+        run.run("validate", "--exit-at-end")
+        run.run("compact", "--once", "--rows", "100000")
+        verdicts = drift(run)
+        proof = run.json("verify", "--json", "--wait", "30")
+        report = run.json("report", "--json")
+        reasons = Counter(
+            {f"{f['rule']}: {reason}": n for f in report["findings"] for reason, n in f["reasons"].items()}
+        )
+        features = [f.name for f in run.contract.drift.features if f.kind == "numeric"]
+        named = list(columns_named(run.contract))
+        bars = [
+            bar("records", proof["consumed"], ">=", 20_000),
+            bar("verify_ok", int(proof["ok"]), "==", 1),
+            bar("missing", proof["missing_total"], "==", 0),
+            bar("duplicated", proof["duplicated_total"], "==", 0),
+            bar("lake_minus_valid", proof["lake"] - proof["valid"], "==", 0),
+            bar("dead_letters", proof["dead"], ">=", 1),
+            bar("dead_letters_with_a_reason", sum(reasons.values()) - proof["dead"], "==", 0),
+            bar("kinds_of_defect", len(reasons), ">=", 2),
+            bar("modules_naming_its_columns", len(named), "==", 0),
+            *[bar(f"verdicts_{name}", verdicts.get(name, 0), ">=", 1) for name in features],
+        ]
+        figures = {
+            "file": file.name,
+            "valid": proof["valid"],
+            "dead": proof["dead"],
+            "late": proof["late"],
+            "dead_letters_by_reason": dict(reasons.most_common()),
+            "quality": report["status"],
+            "violated_rules": {
+                f["rule"]: f["violations"] for f in report["findings"] if f["kind"] == "dataset" and f["violations"]
+            },
+            "verdicts_by_feature": verdicts,
+            "naming": named,
+            "seconds": run.seconds,
+        }
+    return finish("retail", began, bars, figures)
+
+
+def drift(run: Hops) -> dict[str, int]:
+    """A reference of the first half of the rows, then the drift hop over all blocks; judged verdicts by feature."""
+    middle = middle_day(run)
+    run.run("reference", "build", "--to", middle, "--effective-from", middle)
+    log = (run.home / "drift.log").open("w")
+    process = subprocess.Popen(run.command("drift"), env=run.environment, cwd=ROOT, stdout=log, stderr=log)
+    began, last, quiet = time.monotonic(), -1, 0
+    try:
+        while time.monotonic() - began < VERDICTS_S and quiet < 5 and process.poll() is None:
+            time.sleep(1.0)  # a poll of a live process, with a deadline; it ends when verdicts stop coming
+            count = sum(hi - lo for lo, hi in ends(run).values())
+            quiet, last = (quiet + 1 if count == last and count else 0), count
+        if process.poll() is not None:
+            progress("drift ended by itself:\n" + "\n".join((run.home / "drift.log").read_text().splitlines()[-10:]))
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+    run.seconds["drift"] = round(time.monotonic() - began, 1)
+    found = [json.loads(m.value()) for m in kafka.read_all(run.settings, topics.VERDICTS)]
+    judged = [v for v in found if v["segment"] == "*" and v["state"] in ("ok", "warning", "alarm")]
+    return dict(Counter(v["feature"] for v in judged))
+
+
+def middle_day(run: Hops) -> str:
+    """The day that half of the rows lie before."""
+    clock = run.contract.time.field
+    middle = table.scan(run.settings, run.contract.id).select(pl.col(clock).median()).collect().item()
+    return to_text(int(middle.timestamp()) // DAY_S * DAY_S * 1000)
+
+
+def ends(run: Hops) -> dict[int, tuple[int, int]]:
+    client = kafka.consumer(run.settings, "bench-verdicts")
+    try:
+        return kafka.bounds(client, topics.VERDICTS)
+    finally:
+        client.close()
+
+
+def columns_named(contract: Contract) -> Iterator[str]:
+    """`file:line name` of each place in our packages where code names a column of the contract."""
+    names = {f.name for f in contract.fields}
+    for file in sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            said = {
+                ast.Constant: lambda n: n.value,
+                ast.Name: lambda n: n.id,
+                ast.Attribute: lambda n: n.attr,
+                ast.keyword: lambda n: n.arg,
+                ast.arg: lambda n: n.arg,
+            }.get(type(node), lambda n: None)(node)
+            if isinstance(said, str) and said in names:
+                yield f"{file.relative_to(ROOT)}:{getattr(node, 'lineno', 0)} {said}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
