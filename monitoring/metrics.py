@@ -70,6 +70,12 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("driftline_event_time_seconds", "gauge", "Newest event time seen, Unix seconds.", ("process", "dataset")),
     # drift
     Metric("driftline_blocks_summarised_total", "counter", "Blocks turned into counts.", ("dataset",)),
+    Metric(
+        "driftline_late_beyond_rows_total",
+        "counter",
+        "Rows too late to revise a window; they reach the lake.",
+        ("dataset",),
+    ),
     Metric("driftline_windows_closed_total", "counter", "Windows closed, by kind of close.", ("dataset", "close")),
     Metric(
         "driftline_drift_statistic",
@@ -158,7 +164,12 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("driftline_model_loss", "gauge", "Mean log loss of recent labelled predictions.", ("model", "version")),
     Metric("driftline_model_auc", "gauge", "ROC-AUC of recent labelled predictions.", ("model", "version")),
     Metric("driftline_model_brier", "gauge", "Brier score of recent labelled predictions.", ("model", "version")),
-    Metric("driftline_model_accuracy", "gauge", "Share of recent labelled predictions on the right side of 0.5.", ("model", "version")),
+    Metric(
+        "driftline_model_accuracy",
+        "gauge",
+        "Share of recent labelled predictions on the right side of 0.5.",
+        ("model", "version"),
+    ),
     Metric("driftline_labels_total", "counter", "Outcomes by how they joined.", ("dataset", "result")),
     Metric(
         "driftline_loss_detector_state",

@@ -1,0 +1,150 @@
+"""EDGE. Carrying a decision out: ledger first, then the topic, then the reference, then the MLflow alias.
+
+# 1. ledger (the decision stands)  2. models.ledger  3. references  4. alias
+# A crash after 1 loses nothing: `settle` compares each later place with the ledger and does what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from confluent_kafka import KafkaException, Message
+
+from batch import dataset, ledger, ledger_topic, registry
+from batch.ledger import Draft, Entry, Ledger
+from pipeline import times, topics
+from pipeline.contract import Contract
+from pipeline.errors import CheckFailed, Unreachable, UsageError
+from pipeline.kafka import read_all
+from pipeline.logs import log
+from pipeline.settings import Settings
+
+
+def crown(settings: Settings, draft: Draft, expected: str | None) -> Entry:
+    """Ledger, topic: serving follows from here. ChampionMoved if somebody else was faster."""
+    book = Ledger(ledger.path_of(settings))
+    entry = book.crown(draft, expected)
+    log("champion", model=draft.model, version=draft.version, former=expected, action=draft.action, reason=draft.reason)
+    publish(settings)
+    return entry
+
+
+def rollback(
+    settings: Settings, model: str, version: str | None, *, actor: str, reason: str, at: str, request: str | None = None
+) -> Entry:
+    """Back to a version that has been champion (by default the one before); it passed the gate once, so no gate now."""
+    book = Ledger(ledger.path_of(settings))
+    entries = book.entries(model)
+    now = ledger.champion(entries)
+    if now is None:
+        raise CheckFailed(f"{model}: no champion, so there is nothing to roll back")
+    target = version or now.draft.former
+    was = [e for e in entries if e.draft.action in ledger.CROWNS and e.draft.version == target]
+    if target is None or not was or target == now.draft.version:
+        crowned = sorted({str(e.draft.version) for e in entries if e.draft.action in ledger.CROWNS})
+        raise CheckFailed(
+            f"{model}: expected a former champion to roll back to, got {target}; there were {', '.join(crowned)}"
+        )
+    draft = Draft(
+        at=at,
+        model=model,
+        action="rollback",
+        version=target,
+        actor=actor,
+        reason=reason,
+        artifact=was[-1].draft.artifact,
+        metrics={"request": request} if request else {},
+    )
+    return crown(settings, draft, now.draft.version)
+
+
+def publish(settings: Settings) -> None:
+    """Send to the topic what it lacks; Unreachable leaves it to the next call."""
+    ledger_topic.publish(settings, Ledger(ledger.path_of(settings)).entries())
+
+
+def settle(settings: Settings, contract: Contract, model: str) -> list[str]:
+    """Bring topic, references and alias to where the ledger is; what was done. What cannot be reached raises Unreachable."""
+    done = []
+    book = Ledger(ledger.path_of(settings))
+    sent = ledger_topic.publish(settings, book.entries())
+    done += [f"entry {e.seq} published" for e in sent]
+    entries = book.entries(model)
+    last = max((e for e in entries if e.draft.reference), key=lambda e: e.draft.reference_version or 0, default=None)
+    if last and reference_version(settings, contract) < (last.draft.reference_version or 0):
+        publish_reference(settings, contract, last)
+        done.append(f"reference {last.draft.reference_version} published")
+    now = ledger.champion(entries)
+    if now and now.draft.version and registry.pointed(settings, model) != now.draft.version:
+        registry.point(settings, model, now.draft.version)
+        done.append(f"alias {now.draft.version}")
+    return done
+
+
+def reference_version(settings: Settings, contract: Contract) -> int:
+    """The highest version in `drift.references` of this contract; 0 if there is none."""
+    versions = [0]
+    for message in read_all(settings, topics.REFERENCES, deadline_s=30):
+        body = json.loads(message.value() or b"{}")
+        if body.get("contract") in (contract.id, contract.name):
+            versions.append(int(body["version"]))
+    return max(versions)
+
+
+def with_reference(settings: Settings, contract: Contract, draft: Draft, start: int, end: int) -> Draft:
+    """The draft with the reference that its decision brings: the lake's rows of [start, end), in force from the next window.
+
+    Fixed before the decision is written, so that a crash after it cannot change what is published.
+    """
+    window = times.ms(contract.drift.window)
+    known = [e.draft.reference_version or 0 for e in Ledger(ledger.path_of(settings)).entries(draft.model)]
+    effective = -(-(newest_event_time(settings, contract) or end) // window) * window
+    spec = {"from": times.to_text(start), "to": times.to_text(end), "effective_from": times.to_text(effective)}
+    return replace(draft, reference_version=max([reference_version(settings, contract), *known]) + 1, reference=spec)
+
+
+def publish_reference(settings: Settings, contract: Contract, entry: Entry) -> None:
+    from batch import reference
+
+    spec, version = entry.draft.reference, entry.draft.reference_version
+    if not isinstance(spec, Mapping) or version is None:
+        raise UsageError(f"ledger entry {entry.seq} carries no reference")
+    start, end, effective = (times.to_ms(str(spec[k])) for k in ("from", "to", "effective_from"))
+    rows = dataset.events_between(settings, contract, start, end)
+    reference.publish(settings, contract, rows, version=version, effective_from=effective)
+
+
+def newest_event_time(settings: Settings, contract: Contract) -> int | None:
+    """Newest event time in the stream, from the headers of the newest blocks; the lake's where no block can be read."""
+    from pipeline import blocks
+
+    newest = dataset.newest_event_time(settings, contract)
+    try:
+        for message in _tail(settings, topics.blocks(contract.id)):
+            header = blocks.from_headers([(k, v or b"") for k, v in message.headers() or []])
+            newest = max(newest or 0, header.max_event_time or 0)
+    except (Unreachable, KafkaException, KeyError) as error:
+        log("blocks_unread", "warning", error=error)
+    return newest
+
+
+TAIL = 20  # messages: the markers of transactions take offsets too
+
+
+def _tail(settings: Settings, topic: str) -> list[Message]:
+    from pipeline.kafka import bounds, consumer
+
+    client = consumer(settings, "tail")
+    try:
+        starts = {p: max(lo, hi - TAIL) for p, (lo, hi) in bounds(client, topic).items()}
+    finally:
+        client.close()
+    return list(read_all(settings, topic, deadline_s=15, from_offsets=starts))
+
+
+def now() -> str:
+    """Wall time as it stands in the ledger."""
+    return times.to_text(int(datetime.now(UTC).timestamp() * 1000))

@@ -1,0 +1,161 @@
+"""The loop on a real broker and a real registry: first model, harmful shift promoted, harmless shift accepted, restarts."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from batch import ledger, ledger_topic, model, promotion, registry
+from batch.control import Controller
+from batch.decisions import Policy, Retrain, Wait
+from batch.heard import Heard
+from batch.ledger import Entry, Ledger
+from batch.promotion import now
+from monitoring.metrics import PrometheusMeter
+from pipeline import contract_file, topics
+from pipeline.errors import CheckFailed, Unreachable
+from pipeline.kafka import producer, read_all
+from pipeline.settings import Settings
+from pipeline.times import to_text
+from tests.model import lake, sales_rows
+from tests.model.sales_rows import HOUR_MS, START_MS
+from tests.waiting import wait_until
+
+CONTRACT = contract_file.load("sales")
+MODEL = "sales-returned"
+POLICY = Policy(first_rows=10_000, min_after=10_000, cooldown_s=0)
+DAY_MS = 24 * HOUR_MS
+
+
+def controller(settings: Settings) -> Controller:
+    """A controller that has just started."""
+    return Controller(settings, CONTRACT, POLICY, PrometheusMeter())
+
+
+def day(settings: Settings, number: int, scenario: str) -> None:
+    """Another day of orders with their outcomes; it takes a quarter of the next day until all of them are mature."""
+    block = sales_rows.draw(16_000, scenario, seed=number + 1, start_ms=START_MS + number * DAY_MS)
+    lake.write_events(settings, CONTRACT, sales_rows.events(block, 2))
+    lake.write_outcomes(settings, CONTRACT, sales_rows.outcomes(block))
+
+
+def fire(settings: Settings, episode: str, onset_ms: int) -> None:
+    time = to_text(onset_ms)
+    body = {"episode": episode, "contract": CONTRACT.name, "dataset": "sales", "source": "data", "state": "firing", "at": now(),
+            "event_time": time, "onset": time, "onset_low": time, "onset_high": time, "features": [], "resolution": None}  # fmt: skip
+    client = producer(settings, "test")
+    client.produce(topics.ALERTS, key=episode.encode(), value=json.dumps(body).encode())
+    assert client.flush(10) == 0
+
+
+def decisions_of(settings: Settings) -> list[tuple[str, str | None, str | None]]:
+    return [(e.draft.action, e.draft.version, e.draft.episode) for e in Ledger(ledger.path_of(settings)).entries(MODEL)]
+
+
+def references(settings: Settings) -> dict[int, str]:
+    records = [json.loads(m.value()) for m in read_all(settings, topics.REFERENCES)]
+    return {r["version"]: r["effective_from"] for r in records}
+
+
+@pytest.fixture
+def ready(fresh_topics: Callable[..., Settings], mlflow_url: str) -> Settings:
+    return replace(fresh_topics("sales", 2), mlflow=mlflow_url)
+
+
+def test_first_model_then_promoted_then_accepted_and_a_restart_repeats_nothing(
+    ready: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard, stopped = Heard(CONTRACT), threading.Event()
+    heard.listen(ready, stopped)
+    try:
+        # day 0: baseline -> version 1 through the gate, reference 1
+        day(ready, 0, "baseline")
+        controller(ready).turn([], [])
+        assert decisions_of(ready) == [("train", "1", None), ("promote", "1", None)]
+        assert references(ready) == {1: to_text(START_MS + DAY_MS)}
+        assert registry.pointed(ready, MODEL) == "1"
+
+        # day 1: harmful; the controller dies after the ledger entry, before the reference
+        day(ready, 1, "price-shift")
+        fire(ready, "e1", START_MS + DAY_MS)
+        wait_until(lambda: heard.caught_up and heard.episodes(), 20, "the alert")
+        with monkeypatch.context() as patch:
+            patch.setattr(promotion, "publish_reference", _away)
+            controller(ready).turn(heard.episodes(), [])
+        assert decisions_of(ready)[2:] == [("train", "2", "e1"), ("promote", "2", "e1")]
+        assert set(references(ready)) == {1}
+        step = controller(ready).turn(heard.episodes(), [])
+        assert isinstance(step, Wait) and references(ready)[2] == to_text(START_MS + 2 * DAY_MS)
+
+        # day 2: inputs move again, the relation does not
+        day(ready, 2, "price-shift,harmless-shift")
+        fire(ready, "e2", START_MS + 2 * DAY_MS)
+        wait_until(lambda: len(heard.episodes()) == 2, 20, "the second alert")
+        controller(ready).turn(heard.episodes(), [])
+        accepted = Ledger(ledger.path_of(ready)).entries(MODEL)[-1]
+        assert (accepted.draft.action, accepted.draft.version, accepted.draft.episode) == ("accept", "2", "e2"), (
+            accepted.draft.reason
+        )
+        assert set(references(ready)) == {1, 2, 3}
+
+        # restarts: nothing is decided, trained or published twice
+        before = (decisions_of(ready), ledger_topic.read(ready))
+        assert isinstance(controller(ready).turn(heard.episodes(), []), Wait)
+        assert (decisions_of(ready), ledger_topic.read(ready)) == before
+        _check_ledger(ready)
+        _check_rollback(ready)
+    finally:
+        stopped.set()
+
+
+def _away(*_: object) -> None:
+    raise Unreachable("killed here")
+
+
+def _check_ledger(settings: Settings) -> None:
+    book = Ledger(ledger.path_of(settings))
+    assert book.verify() == len(ledger_topic.read(settings)) == 6
+    lines = ledger_topic.read(settings)
+    assert lines == [e.json() for e in book.entries()]
+    champion: dict[str, object] = dict(ledger.champion_of(lines, MODEL) or {})
+    assert champion["version"] == "2"
+    artifact = champion["artifact"]
+    assert isinstance(artifact, dict)
+    scorer = model.load(settings.home / artifact["uri"], artifact["sha256"])
+    assert 0 < scorer.score(sales_rows.events(sales_rows.draw(1)))[0] < 1
+
+
+def _check_rollback(settings: Settings) -> None:
+    with pytest.raises(CheckFailed, match="expected a former champion"):
+        promotion.rollback(settings, MODEL, "3", actor="test", reason="no", at=now())
+    back: Entry = promotion.rollback(settings, MODEL, None, actor="test", reason="worse", at=now())
+    assert (back.draft.version, back.draft.former) == ("1", "2") and back.draft.artifact
+    promotion.settle(settings, CONTRACT, MODEL)
+    assert registry.pointed(settings, MODEL) == "1"
+
+
+def test_a_registry_that_is_away_stops_a_training_with_a_clear_error(fresh_topics: Callable[..., Settings]) -> None:
+    settings = replace(fresh_topics("sales", 2), mlflow="http://127.0.0.1:9")
+    with pytest.raises(Unreachable, match=r"MLflow at http://127\.0\.0\.1:9"):
+        registry.wait(settings, deadline_s=1)
+
+
+def test_data_under_a_critical_verdict_is_held_and_nothing_is_trained(fresh_topics: Callable[..., Settings]) -> None:
+    settings = replace(fresh_topics("sales", 2), mlflow="http://127.0.0.1:9")
+    day(settings, 0, "baseline")
+    failed = {
+        "rule": "row_count",
+        "severity": "critical",
+        "window_start": to_text(START_MS),
+        "window_end": to_text(START_MS + HOUR_MS),
+    }
+    extra = sales_rows.events(sales_rows.draw(100, seed=50), 2)
+    lake.write_events(settings, CONTRACT, extra, worst="critical", violations=json.dumps([failed]))
+    started = controller(settings)
+    step = started.turn([], [])
+    assert isinstance(step, Retrain) and decisions_of(settings) == []
+    assert started._failed_at  # the child ended with 1; the next try waits for the cooldown

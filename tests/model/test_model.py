@@ -1,0 +1,163 @@
+"""Features, fit and bundle: the same number from the plan and from the library; what was changed on disk never serves."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batch import fitting, model
+from batch.model import BadBundle, Scorer
+from batch.plan import FEW
+from pipeline import contract_file
+from pipeline.errors import CheckFailed, UsageError
+from stream_processors import model_features
+from stream_processors.model_features import FeatureSet
+from tests.model import sales_rows
+
+CONTRACT = contract_file.load("sales")
+ROWS = sales_rows.labelled(sales_rows.draw(12_000, seed=3))
+
+
+@pytest.fixture(scope="module")
+def features() -> FeatureSet:
+    return model_features.features_for(CONTRACT)
+
+
+@pytest.fixture(scope="module")
+def fitted(features: FeatureSet) -> fitting.Fitted:
+    parts = fitting.split(np.arange(ROWS.height))
+    return fitting.fit(features.matrix(ROWS), ROWS["label"].to_numpy(), parts, seed=1)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, fitted: fitting.Fitted, features: FeatureSet) -> tuple[Path, str]:
+    target = tmp_path / "sales-returned" / "1"
+    return target, model.save(target, fitted.classifier, features, {"model": "sales-returned"}, ROWS.head(16))
+
+
+def test_a_request_and_a_training_row_have_the_same_features(features: FeatureSet) -> None:
+    row = ROWS.row(7, named=True)
+    request = pl.DataFrame([{c: row[c] for c in features.columns}])
+    assert np.array_equal(features.matrix(request)[0], features.matrix(ROWS)[7], equal_nan=True)
+    assert features.names[:4] == ("price", "quantity", "discount", "value")
+
+
+def test_an_unknown_category_and_a_null_are_nan(features: FeatureSet) -> None:
+    odd = ROWS.head(1).with_columns(channel=pl.lit("fax"), price=pl.lit(None, pl.Float64))
+    found = dict(zip(features.names, features.matrix(odd)[0], strict=True))
+    assert np.isnan(found["channel"]) and np.isnan(found["price"]) and np.isnan(found["value"])
+    assert not np.isnan(found["region"])
+
+
+def test_another_contract_gets_features_from_what_it_monitors_and_learns_its_categories() -> None:
+    retail = contract_file.load("online_retail")
+    features = model_features.features_for(retail)
+    assert features.name == "monitored" and features.categorical
+    column = features.categorical[0]
+    data = {n: [1.0, 2.0] for n in features.numeric if n not in ("hour", "weekday")}
+    rows = pl.DataFrame(
+        {
+            **data,
+            **{c: ["a", "b"] for c in features.categorical},
+            retail.time.field: [datetime(2011, 1, 3, 9, tzinfo=UTC)] * 2,
+        }
+    )
+    learned = model_features.with_categories(features, rows)
+    assert learned.categories[column] == ("a", "b")
+    assert (
+        model_features.from_spec(json.loads(json.dumps(learned.spec()))).matrix(rows).tolist()
+        == learned.matrix(rows).tolist()
+    )
+
+
+def test_a_model_of_another_feature_version_is_refused(features: FeatureSet) -> None:
+    with pytest.raises(UsageError, match="version 0"):
+        model_features.from_spec({**features.spec(), "version": "0"})
+
+
+def test_what_is_measured_lies_after_what_was_learned_and_after_the_onset() -> None:
+    parts = fitting.split(np.arange(30_000), since=26_000)
+    assert parts.train.max() < parts.calibrate.min() and parts.calibrate.max() < parts.test.min()
+    assert parts.calibrate.min() > 26_000 and parts.train.min() < 26_000  # few since the onset: topped up
+    plenty = fitting.split(np.arange(100_000), since=50_000)
+    assert plenty.train.min() == 50_000
+    with pytest.raises(CheckFailed, match="too few labelled rows"):
+        fitting.split(np.arange(1_000))
+
+
+def test_the_model_beats_its_base_rate_and_the_same_seed_gives_the_same_model(
+    fitted: fitting.Fitted, features: FeatureSet
+) -> None:
+    assert fitted.metrics["log_loss"] < 0.95 * fitted.baseline["log_loss"] and fitted.metrics["auc"] > 0.7
+    again = fitting.fit(features.matrix(ROWS), ROWS["label"].to_numpy(), fitting.split(np.arange(ROWS.height)), seed=1)
+    assert np.array_equal(again.scores, fitted.scores)
+
+
+def test_plan_and_library_agree_to_1e_12_at_every_size(bundle: tuple[Path, str]) -> None:
+    scorer = model.load(*bundle)
+    matrix = scorer.features.matrix(ROWS.head(500))
+    expected = scorer.classifier.predict_proba(matrix)[:, 1]
+    for rows in (1, FEW, FEW + 1, 500):
+        assert np.max(np.abs(scorer.score(ROWS.head(rows)) - expected[:rows])) < 1e-12
+    assert len(scorer.score(ROWS.head(0))) == 0
+
+
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory: pytest.TempPathFactory, fitted: fitting.Fitted, features: FeatureSet) -> Scorer:
+    target = tmp_path_factory.mktemp("bundles") / "1"
+    return model.load(target, model.save(target, fitted.classifier, features, {}, ROWS.head(16)))
+
+
+VALUE = st.floats(allow_nan=True, allow_infinity=True) | st.sampled_from([0.0, -0.0, 1.0, 7.0])
+
+
+@given(st.lists(st.lists(VALUE, min_size=9, max_size=9), min_size=1, max_size=8))
+@settings(max_examples=40, deadline=None)
+def test_plan_and_library_agree_on_any_number(scorer: Scorer, rows: list[list[float]]) -> None:
+    matrix = np.array(rows)
+    finite = np.where(
+        np.isinf(matrix), np.sign(matrix) * 1e300, matrix
+    )  # the library refuses infinities, JSON has none
+    assert np.max(np.abs(scorer.plan.score(finite) - scorer.classifier.predict_proba(finite)[:, 1])) < 1e-12
+
+
+@pytest.mark.parametrize("file", model.FILES)
+@pytest.mark.parametrize("damage", ["changed", "cut", "gone"])
+def test_a_bundle_that_was_touched_is_refused(bundle: tuple[Path, str], file: str, damage: str) -> None:
+    path = bundle[0] / file
+    body = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(body[:-1] if damage == "cut" else bytes([body[0] ^ 1]) + body[1:])
+    with pytest.raises(BadBundle):
+        model.load(*bundle)
+
+
+def test_a_bundle_with_foreign_types_is_refused_whatever_its_digest(bundle: tuple[Path, str]) -> None:
+    import skops.io
+
+    skops.io.dump({"f": np.testing.assert_equal}, bundle[0] / model.MODEL)
+    with pytest.raises(BadBundle, match="UntrustedTypes"):
+        model.load(bundle[0], model.digest_of(bundle[0]))
+
+
+def test_golden_rows_that_get_other_scores_stop_the_load(bundle: tuple[Path, str]) -> None:
+    path = bundle[0] / model.GOLDEN
+    pl.read_ipc(path.read_bytes()).with_columns(pl.col(model.SCORE) + 1e-6).write_ipc(path)
+    with pytest.raises(BadBundle, match="golden rows"):
+        model.load(bundle[0], model.digest_of(bundle[0]))
+
+
+def test_a_version_is_never_written_twice(
+    bundle: tuple[Path, str], fitted: fitting.Fitted, features: FeatureSet
+) -> None:
+    with pytest.raises(BadBundle, match="never rewritten"):
+        model.save(bundle[0], fitted.classifier, features, {}, ROWS.head(1))
