@@ -252,7 +252,7 @@ class RecordsLanding:
         while self._rows:
             began = time.monotonic()
             # Everything from our own position on was read, so what the table does not have follows on from wherever it stands.
-            expected = {p: self.position(p) for p, _, _ in self._rows}
+            expected = {p: self.position(p) for p in {partition for partition, _, _ in self._rows}}
             self._rows = [r for r in self._rows if r[1] >= (expected[r[0]] or 0)]
             if self._rows and self._try({f"{self.name}/{p}": at for p, at in expected.items()}, began):
                 self._rows = []

@@ -90,8 +90,8 @@ class Gate:
             request = Request(scope, receive)
             body = await _body(request)
             state = scope.setdefault("state", {})
-            state["admitted"] = judge(request.headers.get("content-type", ""), body)
             state["champion"] = _serving()
+            state["admitted"] = judge(request.headers.get("content-type", ""), body)
         except Refusal as refusal:
             METER.inc("driftline_prediction_errors_total", endpoint=endpoint, status=str(refusal.status))
             await JSONResponse(refusal.body, refusal.status)(scope, receive, send)

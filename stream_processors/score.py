@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import msgspec
+import polars as pl
 import pyarrow as pa
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from monitoring.metrics import PrometheusMeter
 from pipeline import blocks, contract_file, topics
-from pipeline.blocks import VALID, BadBlock
+from pipeline.blocks import VALID, BadBlock, Block
 from pipeline.contract import RAW_OFFSET, Contract
 from pipeline.errors import Fatal, Unreachable
 from pipeline.kafka import consumer, headers_of, reach
@@ -29,6 +30,7 @@ from pipeline.settings import Settings
 
 ROWS_A_REQUEST = 500
 REQUESTS_AT_ONCE = 4
+BLOCKS_A_TURN = 64
 NO_MODEL = 503
 
 
@@ -67,27 +69,31 @@ def _loop(service: Service, source: Consumer, scorer: _Scorer, contract: Contrac
     topic = topics.blocks(contract.id)
     service.ready()
     while not service.stopped.is_set():
-        for message in source.consume(16, 0.5):
-            if message.error():
-                if not message.error().retriable() and message.error().fatal():
-                    raise Fatal(f"reading {topic}: {message.error().str()}")
-                continue
-            try:
-                header, body = blocks.from_headers(headers_of(message)), message.value()
-                scored = scorer.score(header, body)
-            except BadBlock as error:
-                raise Fatal(f"{topic}[{message.partition()}]@{message.offset()}: {error}") from error
-            except Unreachable:
-                return  # stopping: the block is read again at the next start
-            meter.inc(
-                "driftline_scored_rows_total" if scored else "driftline_unscored_rows_total",
-                float(header.counts.get(VALID, 0)),
-                dataset=contract.id,
-            )
-            _commit(source, TopicPartition(topic, message.partition(), message.offset() + 1))
-            service.beat()
+        read = [m for m in source.consume(BLOCKS_A_TURN, 0.5) if _usable(m, topic)]
+        rows = [_block(m, topic) for m in read]
+        try:
+            scored = scorer.score(rows)
+        except Unreachable:
+            return  # stopping: the blocks are read again at the next start
+        name = "driftline_scored_rows_total" if scored else "driftline_unscored_rows_total"
+        meter.inc(name, float(sum(block.header.counts.get(VALID, 0) for block in rows)), dataset=contract.id)
+        _commit(source, topic, {m.partition(): m.offset() + 1 for m in read})
         _report_lag(source, topic, meter)
         service.beat()
+
+
+def _usable(message: Message, topic: str) -> bool:
+    error = message.error()
+    if error is not None and error.fatal():
+        raise Fatal(f"reading {topic}: {error.str()}")
+    return error is None
+
+
+def _block(message: Message, topic: str) -> Block:
+    try:
+        return Block(blocks.from_headers(headers_of(message)), blocks.decode(message.value()))
+    except BadBlock as error:
+        raise Fatal(f"{topic}[{message.partition()}]@{message.offset()}: {error}") from error
 
 
 class _Scorer:
@@ -105,18 +111,26 @@ class _Scorer:
         self._breaker = CircuitBreaker("serving", failures=5, rest=5.0)
         self._had_model = False
 
-    def score(self, header: blocks.BlockHeader, body: bytes | None) -> bool:
-        """True if the block's valid rows were scored, False if there is no model yet."""
-        valid = blocks.Block(header, blocks.decode(body)).valid
-        if valid.num_rows == 0:
+    def score(self, read: Sequence[Block]) -> bool:
+        """True if the blocks' valid rows were scored, all of them; False if there is no model yet."""
+        if not read:
             return self._had_model
-        answered = list(self._pool.map(self._post_until_done, requests(header, valid, self._columns, self._rows)))
-        self._had_model = self._had_model or all(answered)
+        self._had_model = self._had_model or self._post_until_done("/model", b"{}")
+        if self._had_model:
+            list(self._pool.map(lambda b: self._post_until_done("/predict_batch", b), self._bodies(read)))
         return self._had_model
 
-    def _post_until_done(self, body: bytes) -> bool:
+    def _bodies(self, read: Sequence[Block]) -> Iterator[bytes]:
+        """Small blocks of one partition share requests: a round trip costs more than a hundred rows."""
+        by_partition: dict[tuple[str, int], list[pa.RecordBatch]] = {}
+        for block in read:
+            by_partition.setdefault((block.header.topic, block.header.partition), []).append(block.valid)
+        for (topic, partition), batches in by_partition.items():
+            yield from requests(topic, partition, pa.Table.from_batches(batches), self._columns, self._rows)
+
+    def _post_until_done(self, path: str, body: bytes) -> bool:
         return until_success(
-            lambda: self._breaker.call(lambda: self._post(body)),
+            lambda: self._breaker.call(lambda: self._post(path, body)),
             what="the prediction service",
             errors=(ServiceAway, CircuitOpen),
             sleep=self._wait,
@@ -135,10 +149,10 @@ class _Scorer:
         self._service.beat()
         self._service.stopped.wait(seconds)
 
-    def _post(self, body: bytes) -> bool:
+    def _post(self, path: str, body: bytes) -> bool:
         """False if the service is up and has no champion yet; ServiceAway if it is worth another try."""
         try:
-            answer = self._http.post("/predict_batch", content=body, headers={"content-type": "application/json"})
+            answer = self._http.post(path, content=body, headers={"content-type": "application/json"})
         except httpx.HTTPError as error:
             raise ServiceAway(str(error)) from error
         if answer.status_code == NO_MODEL and not self._had_model:
@@ -146,25 +160,26 @@ class _Scorer:
         if answer.status_code >= 500 or answer.status_code == 429:
             raise ServiceAway(f"{answer.status_code}: {answer.text[:200]}")
         if answer.status_code != 200:  # the same contract let the row in: this is a defect, not a reason to go on
-            raise Fatal(f"/predict_batch refused a valid row: {answer.status_code} {answer.text[:500]}")
+            raise Fatal(f"{path} refused a valid row: {answer.status_code} {answer.text[:500]}")
         self._meter.set("driftline_circuit_open", 0.0, process="score", target="serving")
         return True
 
 
-def requests(header: blocks.BlockHeader, valid: pa.RecordBatch, columns: list[str], rows: int) -> Iterator[bytes]:
-    """Bodies of /predict_batch, each with the raw coordinates of its rows; nulls are left out, as on the stream."""
+def requests(topic: str, partition: int, valid: pa.Table, columns: list[str], rows: int) -> Iterator[bytes]:
+    """Bodies of /predict_batch, each with the raw coordinates of its rows."""
     for start in range(0, valid.num_rows, rows):
         piece = valid.slice(start, rows)
-        records = [{k: v for k, v in r.items() if v is not None} for r in piece.select(columns).to_pylist()]
-        raw = {"topic": header.topic, "partition": header.partition, "offsets": piece.column(RAW_OFFSET).to_pylist()}
-        yield msgspec.json.encode({"rows": records, "raw": raw})
+        records = pl.DataFrame(pl.from_arrow(piece.select(columns))).write_ndjson().strip().replace("\n", ",")
+        raw = {"topic": topic, "partition": partition, "offsets": piece.column(RAW_OFFSET).to_pylist()}
+        yield b'{"rows":[%b],"raw":%b}' % (records.encode(), msgspec.json.encode(raw))
 
 
-def _commit(source: Consumer, position: TopicPartition) -> None:
+def _commit(source: Consumer, topic: str, positions: dict[int, int]) -> None:
     try:
-        source.commit(offsets=[position], asynchronous=True)
+        if positions:
+            source.commit(offsets=[TopicPartition(topic, p, o) for p, o in positions.items()], asynchronous=True)
     except KafkaException as error:
-        log("commit_failed", "warning", topic=position.topic, error=error)
+        log("commit_failed", "warning", topic=topic, error=error)
 
 
 def _report_lag(source: Consumer, topic: str, meter: PrometheusMeter) -> None:
