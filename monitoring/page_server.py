@@ -34,9 +34,9 @@ class Board:
         self._ledger: list[Json] = []
 
     def verdict(self, message: Message) -> None:
-        if not (message.key() or b"").startswith(self._contract.name.encode() + b"/"):
-            return
         verdict = json.loads(message.value())
+        if verdict["dataset"] != self._contract.id:
+            return
         with self._lock:
             window = self._verdicts.setdefault(verdict["window_end"], {})
             key = (verdict["feature"], verdict["segment"])

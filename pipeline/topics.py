@@ -82,7 +82,8 @@ def of_dataset(dataset: str, partitions: int) -> tuple[Topic, ...]:
     return (
         Topic(events(dataset), partitions, {**_kept(7), **_APPEND_TIME}),
         Topic(valid(dataset), partitions, _kept(7)),
-        Topic(blocks(dataset), partitions, _kept(30)),
+        # Blocks are zstd inside; aiokafka, which reads them for the drift process, has no lz4 of its own.
+        Topic(blocks(dataset), partitions, _kept(30, **{"compression.type": "uncompressed"})),
         Topic(dead_letters(dataset), partitions, {**_kept(30), "max.message.bytes": str(DEAD_LETTER_LIMIT)}),
         Topic(quality(dataset), 1, _kept(90)),
         Topic(predictions(dataset), partitions, _kept(30)),

@@ -1,0 +1,252 @@
+"""EDGE. The owner of the judge: feeds it, and publishes what it says, with its state, in one Kafka transaction.
+
+The transactional id belongs to the shard: whoever opens it last owns the shard, and a former owner's next commit is
+refused. So verdicts are exactly-once whatever the group believes. After a failed transaction the state record itself
+says whether it went through.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from pipeline import kafka, topics
+from pipeline.contract import Contract
+from pipeline.errors import Fatal, Unreachable
+from pipeline.logs import log
+from pipeline.meter import Meter
+from pipeline.retry import until_success
+from pipeline.settings import Settings
+from stream_processors import drift_metrics
+from stream_processors.block_counter import PART_KEY, read_range
+from stream_processors.closed import Record
+from stream_processors.episodes import Alert, Episode, follow
+from stream_processors.judge import Judge, Turn
+from stream_processors.panes import Clock
+from stream_processors.partial import Partial, from_bytes
+from stream_processors.reference_store import ReferenceStore
+from stream_processors.saved import Saved, from_messages, to_messages
+
+SHARD = 0
+REREAD_WINDOWS = 4  # a turn; more late windows wait for the next turn
+REREAD_GAP = 200  # partials: offsets further apart are read in separate sweeps
+REFERENCE_DEADLINE_S = 60.0
+_GONE = {KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED}
+Message = tuple[str, str, bytes | None]  # topic, key, value
+
+
+class JudgeOwner:
+    """One shard. All calls come from one thread."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        contract: Contract,
+        clock: Clock,
+        store: ReferenceStore,
+        meter: Meter,
+        stopped: threading.Event,
+        alive: Callable[[], None],
+    ):
+        self._settings, self._contract, self._clock, self._store = settings, contract, clock, store
+        self._meter, self._stopped, self._alive = meter, stopped, alive
+        self._key = PART_KEY.format(dataset=contract.id).encode()
+        self._id = f"{topics.group(contract.id, 'drift')}.{SHARD}"
+        self._producer: Producer | None = None
+        self.judge: Judge | None = None
+        self.position = 0  # next offset of the partials topic
+        self._sequence, self._episode = 0, Episode()
+
+    def acquire(self, partitions: Sequence[int]) -> int:
+        """Take the shard over; the offset of the partials topic to read from."""
+        # 1. open the transactional id (fences the former owner, settles its open transaction)  2. read the state
+        # 3. read the partials from the oldest open pane on. Between 1 and 3 nobody else can publish.
+        self._open()
+        saved, records = self.read_state()
+        self._await_generation(saved.generation if saved else 0)
+        self.judge = Judge(self._contract, self._clock, partitions, time.monotonic())
+        self._sequence, self._episode = 0, Episode()
+        if saved:
+            self.judge.restore(saved, records, self._store.timeline, time.monotonic())
+            self._sequence = saved.sequence
+            self._episode = msgspec.msgpack.decode(saved.episode, type=Episode)
+        self.position = saved.resume if saved else 0
+        drift_metrics.episode(self._meter, self._contract.id, self._episode.state)
+        log("judge_acquired", dataset=self._contract.id, sequence=self._sequence, resume=self.position)
+        return self.position
+
+    def release(self) -> None:
+        self.judge, self._producer = None, None
+
+    def feed(self, offset: int, key: bytes | None, value: bytes | None) -> None:
+        if self.judge is None or offset < self.position:
+            return
+        self.position = offset + 1
+        if key != self._key or value is None:
+            return
+        partial = from_bytes(value)
+        self._know(partial.generation)
+        self.judge.feed(offset, partial, time.monotonic())
+        if partial.late_beyond:
+            self._meter.inc("driftline_late_beyond_rows_total", partial.late_beyond, dataset=self._contract.id)
+
+    def turn(self) -> int:
+        """Say what can be said; the number of verdicts published."""
+        if self.judge is None:
+            return 0
+        self._reread()
+        turn = self.judge.turn(time.monotonic())
+        drift_metrics.progress(self._meter, self._contract.id, self.judge)
+        if not turn:
+            return 0
+        episode, alerts = self._episode, []
+        for closed in turn.closed:
+            episode, alert = follow(episode, closed, self._clock, self.judge.run.stepped, int(time.time() * 1000))
+            alerts += [alert] if alert else []
+        saved = self.judge.save(self._sequence + 1, msgspec.msgpack.encode(episode))
+        self._publish(list(self._messages(turn, alerts, saved)), saved.sequence)
+        self._sequence, self._episode = saved.sequence, episode
+        drift_metrics.turn(self._meter, self._contract.id, turn, alerts, episode.state)
+        for closed in turn.closed:
+            log("window_closed", dataset=self._contract.id, window=closed.verdicts[0].window_start, cause=closed.cause, verdicts=len(closed.verdicts), alarms=sum(v.state == "alarm" for v in closed.verdicts))  # fmt: skip
+        for alert in alerts:
+            log(
+                "episode",
+                episode=alert.episode,
+                state=alert.state,
+                resolution=alert.resolution,
+                features=len(alert.features),
+            )
+        return sum(len(c.verdicts) for c in turn.closed)
+
+    def read_state(self) -> tuple[Saved | None, list[Record]]:
+        latest: dict[str, bytes | None] = {}
+        for message in kafka.read_all(self._settings, topics.STATE):
+            latest[(message.key() or b"").decode()] = message.value()
+        return from_messages(self._contract.id, SHARD, latest)
+
+    # -- references
+
+    def _know(self, generation: int) -> None:
+        assert self.judge is not None
+        if generation > self._store.timeline.generation:
+            self._await_generation(generation)
+        self.judge.know(self._store.timeline)
+
+    def _await_generation(self, generation: int) -> None:
+        """A partial may name a version whose records this process has not read yet."""
+        until = time.monotonic() + REFERENCE_DEADLINE_S
+        while self._store.timeline.generation < generation:
+            if time.monotonic() > until:
+                raise Fatal(
+                    f"{topics.REFERENCES}: expected version {generation}, got at most {self._store.timeline.generation} after {REFERENCE_DEADLINE_S:.0f} s"
+                )
+            self._alive()
+            self._stopped.wait(0.05)
+
+    # -- late rows
+
+    def _reread(self) -> None:
+        assert self.judge is not None
+        for window, offsets in list(self.judge.wanted().items())[:REREAD_WINDOWS]:
+            self.judge.supply(window, list(self._partials(offsets)))
+
+    def _partials(self, offsets: Sequence[int]) -> Iterator[tuple[int, Partial]]:
+        asked = set(offsets)
+        for low, high in sweeps(offsets, REREAD_GAP):
+            for message in read_range(self._settings, topics.PARTIALS, SHARD, low, high + 1, self._stopped):
+                if message.offset() in asked:
+                    yield message.offset(), from_bytes(message.value())
+
+    # -- publishing
+
+    def _messages(self, turn: Turn, alerts: Sequence[Alert], saved: Saved) -> Iterator[Message]:
+        for closed in turn.closed:
+            for verdict in closed.verdicts:
+                yield topics.VERDICTS, verdict.key, verdict.to_bytes()
+        for alert in alerts:
+            yield topics.ALERTS, alert.episode, alert.to_bytes()
+        for key, value in to_messages(self._contract.id, SHARD, saved, turn.records):
+            yield topics.STATE, key, value
+
+    def _publish(self, messages: Sequence[Message], sequence: int) -> None:
+        """Returns once the messages are committed, exactly once; Fatal if another judge has taken over."""
+        while not self._stopped.is_set():
+            try:
+                self._transaction(messages)
+                return
+            except KafkaException as error:
+                cause: KafkaError = error.args[0]
+                if cause.code() in _GONE:
+                    raise Fatal(
+                        f"shard {SHARD} of {self._contract.id}: another judge took over ({cause.str()})"
+                    ) from error
+                log("transaction_failed", "warning", code=cause.name(), message=cause.str())
+            self._meter.inc("driftline_transactions_total", process="drift", result="failed")
+            self._open()
+            stored, _ = self.read_state()
+            there = stored.sequence if stored else 0
+            if there == sequence:
+                return  # it had gone through, only the answer was lost
+            if there != sequence - 1:
+                raise Fatal(
+                    f"shard {SHARD} of {self._contract.id}: expected state {sequence - 1}, got {there}: another judge took over"
+                )
+        raise Unreachable("stopping while a transaction was open; the next start makes it again")
+
+    def _transaction(self, messages: Sequence[Message]) -> None:
+        assert self._producer is not None
+        began = time.monotonic()
+        self._producer.begin_transaction()
+        for topic, key, value in messages:
+            self._produce(topic, key, value)
+        self._producer.commit_transaction(10)
+        self._meter.inc("driftline_transactions_total", process="drift", result="committed")
+        self._meter.observe("driftline_transaction_seconds", time.monotonic() - began, process="drift")
+
+    def _produce(self, topic: str, key: str, value: bytes | None) -> None:
+        assert self._producer is not None
+        while True:
+            try:
+                self._producer.produce(topic, value, key.encode(), partition=0)
+                return
+            except BufferError:
+                self._producer.poll(0.2)
+
+    def _open(self) -> None:
+        """A new producer under the shard's id; a former one, and any transaction it left, is void from here on."""
+
+        def start() -> Producer:
+            self._alive()
+            producer = kafka.producer(
+                self._settings, self._id, transactional_id=self._id, **{"transaction.timeout.ms": 20_000}
+            )
+            producer.init_transactions(5)
+            return producer
+
+        self._producer = until_success(
+            start,
+            what=f"transactional id {self._id}",
+            errors=(KafkaException,),
+            sleep=self._stopped.wait,
+            stopped=self._stopped.is_set,
+            on_failure=lambda error, wait: log("judge_waits", "warning", error=error, retry_in_s=f"{wait:.1f}"),
+        )
+
+
+def sweeps(offsets: Sequence[int], gap: int) -> Iterator[tuple[int, int]]:
+    """Offsets as few ranges [first, last], cut where two neighbours are more than `gap` apart.
+
+    >>> list(sweeps([1, 2, 9, 10], 3))
+    [(1, 2), (9, 10)]
+    """
+    ordered = sorted(offsets)
+    starts = [0, *[i + 1 for i, (a, b) in enumerate(itertools.pairwise(ordered)) if b - a > gap]]
+    for low, high in zip(starts, [*starts[1:], len(ordered)], strict=True):
+        if low < high:
+            yield ordered[low], ordered[high - 1]

@@ -1,0 +1,61 @@
+"""PURE. A verdict: what a closed window says about one feature in one segment, as published on `drift.verdicts`.
+
+Equal rows and equal references give equal bytes: nothing of the run that made it (wall time, order of arrival) is in it.
+`state`, `e_value`, `threshold`, `rule` and `change` depend on the on-time rows alone; n, the statistic and the rest
+describe every row, late ones included. `revision` is the number of late rows in it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+State = Literal["ok", "warning", "alarm", "undefined", "reference_missing", "reference_too_small"]
+STATES: tuple[State, ...] = ("ok", "warning", "alarm", "undefined", "reference_missing", "reference_too_small")
+Quantiles = tuple[float, ...]  # at 5, 25, 50, 75 and 95 %
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    contract: str  # sales@1.0.0
+    dataset: str
+    window_start: str
+    window_end: str
+    feature: str
+    segment: str
+    kind: Literal["numeric", "categorical"]
+    n: int  # rows with a value
+    reference_n: int
+    statistic: float | None  # K-S distance of numbers, Jensen-Shannon distance of categories
+    p_value: float | None
+    rule: str  # the rule that decided, or the contract's while none has
+    alpha: float
+    critical_value: float | None
+    threshold: float | None  # natural log
+    e_value: float | None  # natural log; the window's highest
+    effect: float | None
+    psi: float | None
+    js: float | None
+    null_ratio: float | None
+    quantiles_reference: Quantiles | None
+    quantiles_window: Quantiles | None
+    change: str | None  # the kind of change that fits best
+    state: State
+    provisional: bool
+    revision: int
+    reference_version: int
+    contract_version: str
+    offsets: Mapping[str, tuple[int, int]]  # raw offsets [start, end) that hold the window's rows, by partition
+
+    @property
+    def key(self) -> str:
+        return f"{self.dataset}/{self.window_start}/{self.feature}/{self.segment}/{self.revision}"
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        return self.window_start, self.feature, self.segment
+
+    def to_bytes(self) -> bytes:
+        return json.dumps(asdict(self), separators=(",", ":"), allow_nan=False).encode()

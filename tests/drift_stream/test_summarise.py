@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import contextlib
+
+import msgspec
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.blocks import Block
+from stream_processors import summarise
+from stream_processors.cells import EMPTY, Counts
+from stream_processors.partial import Partial, from_bytes, to_bytes
+from stream_processors.timeline import Timeline
+from tests.drift_stream.samples import (
+    CLOCK,
+    DAY0,
+    HOUR,
+    MINUTE,
+    batch,
+    block,
+    blocks_of,
+    draw,
+    partials_of,
+    reference_set,
+)
+
+SET = reference_set(1, DAY0)
+TIMELINE = Timeline((SET,))
+
+
+def test_a_row_counts_in_the_pane_of_its_event_time():
+    [partial] = partials_of(
+        [block(0, 7, [(DAY0 + 4 * MINUTE, 20.0, "north"), (DAY0 + 5 * MINUTE, 21.0, "south")], None)], TIMELINE
+    )
+    assert [(p.pane, p.on_time, p.late, p.first, p.last) for p in partial.panes] == [
+        (DAY0, 1, 0, 7, 8),
+        (DAY0 + 5 * MINUTE, 1, 0, 8, 9),
+    ]
+
+
+def test_a_late_row_is_counted_apart_by_its_own_partitions_watermark():
+    #  minutes  0....|....10...|....20...|  maximum before the block: 20, lateness 10
+    #                 9    15                9 < 20 - 10 is late, 15 is on time
+    rows = [(DAY0 + 9 * MINUTE, 20.0, "north"), (DAY0 + 15 * MINUTE, 20.0, "north")]
+    [partial] = partials_of([block(0, 0, rows, DAY0 + 20 * MINUTE)], TIMELINE)
+    assert [(p.on_time, p.late) for p in partial.panes] == [(0, 1), (1, 0)]
+    late, on_time = (p.counts[0] for p in partial.panes)
+    assert late.on_time == b"" and Counts.from_bytes(late.late).rows == 1
+    assert on_time.late == b"" and Counts.from_bytes(on_time.on_time).rows == 1
+
+
+def test_a_row_later_than_revise_within_revises_nothing():
+    now = DAY0 + 72 * HOUR  # lateness 10 min, revise_within 2 d
+    rows = [(now - 48 * HOUR - 11 * MINUTE, 20.0, "north"), (now - 48 * HOUR - 10 * MINUTE, 20.0, "north")]
+    [partial] = partials_of([block(0, 0, rows, now)], TIMELINE)
+    assert partial.late_beyond == 1
+    assert [(p.pane, p.late) for p in partial.panes] == [(CLOCK.pane_of(rows[1][0]), 1)]
+
+
+def test_a_rejected_row_is_ignored():
+    rows = [(DAY0 + MINUTE, 20.0, "north"), (DAY0 + MINUTE, -5.0, "north")]
+    whole = block(0, 0, rows, None)
+    [partial] = partials_of([Block(whole.header, batch(rows, 0, rejects=[1]))], TIMELINE)
+    assert partial.panes[0].on_time == 1
+
+
+def test_a_block_without_rows_still_moves_the_position():
+    [partial] = partials_of([block(1, 5, [], DAY0)], TIMELINE)
+    assert (partial.coordinate, partial.end, partial.maximum, partial.panes) == ((1, 5), 5, DAY0, ())
+
+
+def test_without_a_reference_rows_are_counted():
+    [partial] = partials_of([block(0, 0, [(DAY0, 20.0, "north")], None)], Timeline())
+    assert [(p.version, p.on_time, p.counts) for p in partial.panes] == [(0, 1, ())]
+
+
+def test_counts_of_the_segments_add_up_to_those_of_the_whole_by_category():
+    rows = draw(np.random.default_rng(1), [DAY0 + MINUTE] * 500)
+    [partial] = partials_of([block(0, 0, rows, None)], TIMELINE)
+    found = {c.key: Counts.from_bytes(c.on_time).rows for c in partial.panes[0].counts}
+    assert found["price", "*"] == 500
+    assert found["price", "region=north"] + found["price", "region=south"] == 500
+
+
+def test_a_value_without_a_segment_of_its_own_counts_in_the_whole_only():
+    [partial] = partials_of([block(0, 0, [(DAY0, 20.0, "moon")], None)], TIMELINE)
+    assert {c.key for c in partial.panes[0].counts} == {("price", "*"), ("region", "*")}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 1000), st.sets(st.integers(1, 199), max_size=6))
+def test_any_cut_into_blocks_gives_the_same_counts(seed, cuts):
+    rng = np.random.default_rng(seed)
+    times = (DAY0 + np.sort(rng.integers(0, 2 * HOUR, 200)) - rng.integers(0, 25 * MINUTE, 200)).tolist()
+    rows = draw(rng, times)
+    assert summed(partials_of(blocks_of(0, rows, sorted(cuts)), TIMELINE)) == summed(
+        partials_of(blocks_of(0, rows, []), TIMELINE)
+    )
+
+
+def test_a_block_with_many_rows_is_cut_by_rows_without_a_gap(monkeypatch):
+    rows = draw(np.random.default_rng(2), [DAY0 + i * 1000 for i in range(100)])
+    whole = partials_of([block(0, 10, rows, None)], TIMELINE)
+    monkeypatch.setattr(summarise, "COUNTED_VALUES", 120)  # 2 features x 2 groupings: 30 rows a partial
+    pieces = partials_of([block(0, 10, rows, None)], TIMELINE)
+    assert [(p.start, p.end, p.last) for p in pieces] == [
+        (10, 40, False),
+        (40, 70, False),
+        (70, 100, False),
+        (100, 110, True),
+    ]
+    assert [p.maximum_before for p in pieces] == [None, *[p.maximum for p in pieces[:-1]]]
+    assert summed(pieces) == summed(whole)
+
+
+def test_a_null_is_counted_as_null():
+    [partial] = partials_of([block(0, 0, [(DAY0, None, "north"), (DAY0, 3.0, "north")], None)], TIMELINE)  # type: ignore[list-item]
+    counts = Counts.from_bytes(partial.panes[0].counts[0].on_time)
+    assert (counts.rows, counts.nulls) == (1, 1)
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_are_a_partial_or_refused(value):
+    with contextlib.suppress(msgspec.MsgspecError):
+        from_bytes(value)
+
+
+def test_a_partial_comes_back_from_its_bytes():
+    [partial] = partials_of([block(0, 0, draw(np.random.default_rng(3), [DAY0] * 50), None)], TIMELINE)
+    assert from_bytes(to_bytes(partial)) == partial
+
+
+def summed(partials: list[Partial]) -> dict[object, object]:
+    """All counts by pane, feature, segment and punctuality."""
+    total: dict[object, Counts] = {}
+    rows: dict[object, int] = {}
+    for partial in partials:
+        for part in partial.panes:
+            for late in (False, True):
+                rows[part.pane, late] = rows.get((part.pane, late), 0) + (part.late if late else part.on_time)
+            for one in part.counts:
+                for late, value in ((False, one.on_time), (True, one.late)):
+                    if value:
+                        name = (part.pane, one.key, late)
+                        total[name] = total.get(name, EMPTY) + Counts.from_bytes(value)
+    return {**{k: v.to_bytes() for k, v in total.items()}, **rows}
