@@ -4,13 +4,14 @@ Beside the reference p each alternative gives a score log(q/p) per cell; the cou
 log-likelihood ratio of the pane, whose exponential has expectation 1 while the data follows p. Alternatives are stated on
 the reference's own quantile scale ("shift +0.2 sd" of the normal scores), so one bank suits any feature.
 
-p is a sample of R rows, and every pane is judged by the same sample, so its error would add up. E[q/p] is linear in the true
-law, hence within three standard errors of 1 at 1 + 3 sd_p(q/p) / sqrt(R); the logarithm of that, the slack, is taken off
-every row's score. So the expectation is at most 1 for the law that the reference was drawn from, not only on average over references
-(measured without it: a false page in 1,200 panes of 833 rows, where 0.14 are allowed, by a segment's reference of 26,000 rows).
-An alternative is left out where the reference is too small for it: under p it must lose at least four standard errors
-of its mean score, KL(p||q) >= 4 sd_p(log q/p) / sqrt(R), and under q gain more than the slack. For a shift of t standard deviations that
-is t >= 8 / sqrt(R). This is also the tolerance: what is below half the smallest alternative gathers no evidence.
+p is a sample of R rows, and every pane is judged by the same sample, so its error would add up. E[q/p] is linear in the
+true law, hence at most 1 + 3 sd_p(q/p) / sqrt(R) within three standard errors; the logarithm of that, the slack, is taken
+off every row's score. So the expectation is at most 1 for the law that the reference was drawn from, not only on average
+over references (measured without it: a false page in 1,200 panes of 833 rows, where 0.14 are allowed, by a segment's
+reference of 26,000 rows). An alternative is left out where the reference is too small for it: under p it must lose at
+least four standard errors of its mean score, KL(p||q) >= 4 sd_p(log q/p) / sqrt(R), and under q gain more than the slack.
+For a shift of t standard deviations that is t >= 8 / sqrt(R). This is also the tolerance: what is below half the smallest
+alternative gathers no evidence.
 
 Scores are multiples of 2**-24, rounded down: sums over integer counts are exact in float64 up to 17 M rows a pane, so the
 evidence does not depend on the order of summation, and rounding can only lose evidence.

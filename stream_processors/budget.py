@@ -9,7 +9,7 @@ inequality gives P(M >= A within H panes) <= H / A; and the scan's looks add up 
 
 Both hold for independent rows and any marginal law, ties included, and under any dependence between features. They treat the
 reference as the truth; `bank` and `scan` say how its own error is kept out. Reference: Shin, Ramdas, Rinaldo,
-"E-detectors", 2023, doi:10.51387/23-NEJSDS51.
+"E-detectors", New England J. Stat. Data Sci., 2023, https://nejsds.nestat.org/journal/NEJSDS/article/59.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     R_j <- (R_j + 1) * exp(counts . s_j),    M = sum_j w_j R_j      s_j = log(q_j / p) - slack_j     (Shiryaev-Roberts)
 
-While rows follow the reference, M minus the number of panes is a supermartingale, so M reaches A after A panes at the soonest, on average:
-the threshold is log A and nothing is simulated. A bank of alternatives names the kind of change. Beside it stands the
+While rows follow the reference, M minus the number of panes is a supermartingale, so on average M needs at least A panes
+to reach A: the threshold is log A and nothing is simulated. A bank of alternatives names the kind of change. Beside it stands the
 multi-scale scan. After an alarm the sums run on; whether it lasts is asked by `returned`.
 
 Return: over some stretch of at least four panes since the alarm, every alternative at least half as large as the one that
@@ -13,7 +13,7 @@ distance is below its critical value.
 
 A pane without rows changes nothing but time. Equal inputs give equal bytes: sums are exact (see `bank`).
 Cost: one 512 x 100 product a pane; state 2 KB for the bank, 17 KB at most for the scan.
-References: Shiryaev 1963; Roberts 1966; Shin, Ramdas, Rinaldo 2023, doi:10.51387/23-NEJSDS51.
+References: Shiryaev 1963; Roberts 1966; Shin, Ramdas, Rinaldo 2023 (see `budget`).
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class DetectorState:
         wide = int(self.levels.max(initial=0)) >= 1 << 32
         change = self.change.encode()
         head = _HEAD.pack(
-            _MAGIC, wide, self.steps, self.panes, self.fired, self.fired_by, _nan(self.bank_threshold), _nan(self.scan_threshold), self.alpha,
-            self.best, self.bank_value, self.scan_scale, len(self.log_r), self.levels.shape[2], len(change), self.returned, 0,
+            _MAGIC, wide, self.steps, self.panes, self.fired, self.fired_by,
+            _nan(self.bank_threshold), _nan(self.scan_threshold), self.alpha, self.best, self.bank_value, self.scan_scale, len(self.log_r), self.levels.shape[2], len(change), self.returned, 0,
         )  # fmt: skip
         arrays = (
             self.log_r.astype("<f8"),
@@ -115,8 +115,8 @@ class DetectorState:
             at += arrays[-1].nbytes
         levels = arrays[3].astype(np.int64).reshape(scan.LEVELS, 4, cells)
         return DetectorState(
-            steps, panes, fired, fired_by, bool(returned), _none(bank), _none(scanned), alpha, best, bank_value, change, scan_value, scale,
-            arrays[0].copy(), arrays[1].copy(), arrays[2].copy(), levels,
+            steps, panes, fired, fired_by, bool(returned), _none(bank), _none(scanned), alpha, best, bank_value, change,
+            scan_value, scale, arrays[0].copy(), arrays[1].copy(), arrays[2].copy(), levels,
         )  # fmt: skip
 
 
@@ -163,7 +163,8 @@ def step(state: DetectorState, reference: FeatureReference, pane: Counts) -> Det
     stretches = scan.stretches(levels, panes)
     scan_value, scale = scan.value(stretches, bank.scan_cumulative, reference.rows)
     after = replace(
-        state, steps=state.steps + 1, panes=panes, best=best, bank_value=_log_mean(log_r, bank.weights), change=bank.names[best] if best >= 0 else "",
+        state, steps=state.steps + 1, panes=panes,
+        best=best, bank_value=_log_mean(log_r, bank.weights), change=bank.names[best] if best >= 0 else "",
         scan_value=scan_value, scan_scale=scale, log_r=log_r, rise=rise, run=np.where(rise > 0, state.run + 1, 0), levels=levels,
     )  # fmt: skip
     if state.fired < 0:

@@ -42,6 +42,7 @@ SPEED = 1440  # one event day a minute
 RATE = 2000  # events a second of wall time, so 5,000 an event hour
 PHASES = "defects@0,price-shift+defects@next,price-shift+harmless-shift+defects@next"
 FIRST_ROWS = 30_000  # labelled rows before the first model is trained
+MIN_AFTER = 16_000  # labelled rows since an onset before its decision: a quarter of them judges
 QUIET_WINDOWS = 3
 BUDGET_S = 420
 
@@ -421,6 +422,7 @@ def main() -> int:
         **os.environ,
         "DRIFTLINE_HOME": str(home),
         "DRIFTLINE_FIRST_ROWS": str(FIRST_ROWS),
+        "DRIFTLINE_MIN_AFTER": str(MIN_AFTER),
         "PYTHONUNBUFFERED": "1",
     }
     if home.exists():  # what an earlier demo left: stop it, then begin anew

@@ -1,0 +1,133 @@
+"""Counts are exact, additive and deterministic, whatever the values."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream_processors import cells
+from stream_processors.cells import EMPTY, KEPT_ROWS, Counts
+from tests.drift_core.samples import categorical, floats, numeric
+
+FEW = st.sampled_from([-np.inf, -1e300, -2.5, -0.0, 0.0, 5e-324, 1.0, 1.5, 2.0, 3.0, 1e300, np.inf])
+NUMBERS = st.lists(st.one_of(FEW, st.floats(allow_nan=False)), min_size=1, max_size=60)
+TEXTS = st.lists(st.one_of(st.none(), st.sampled_from(["a", "b", "c", "", "z"])), max_size=40)
+
+
+def naive(reference: list[float], x: float) -> int:
+    known = sorted(set(reference))
+    return 2 * sum(u < x for u in known) + (x in known)
+
+
+@settings(max_examples=300, deadline=None)
+@given(NUMBERS, NUMBERS)
+def test_code_is_twice_the_values_below_plus_one_on_a_reference_value(reference, window):
+    counts = cells.count(numeric(reference), floats(np.array(window)))
+    codes = sorted(naive(reference, x) for x in window)
+    assert np.repeat(counts.codes, counts.n).tolist() == codes
+
+
+@settings(max_examples=200, deadline=None)
+@given(NUMBERS, NUMBERS, st.lists(st.integers(0, 60), max_size=4), st.randoms())
+def test_any_split_in_any_order_adds_up_to_the_whole(reference, window, cuts, random):
+    known = numeric(reference)
+    parts = [
+        cells.count(known, floats(p)) for p in np.split(np.array(window), sorted(min(c, len(window)) for c in cuts))
+    ]
+    random.shuffle(parts)
+    whole = cells.count(known, floats(np.array(window)))
+    assert sum(parts, EMPTY) == whole
+    assert sum(parts, EMPTY).to_bytes() == whole.to_bytes()
+
+
+@settings(max_examples=100, deadline=None)
+@given(TEXTS, TEXTS, TEXTS)
+def test_retracting_what_was_added_leaves_what_was_there(reference, first, second):
+    known = categorical(reference)
+    a, b = (cells.count(known, pa.array(t, pa.string())) for t in (first, second))
+    assert (a + b) - b == a
+    assert Counts.from_bytes((a + b).to_bytes()) == a + b
+    assert (a + b).rows + (a + b).nulls == len(first) + len(second)
+
+
+def test_retracting_what_was_never_added_is_refused():
+    known = numeric([1.0, 2.0])
+    one, two = cells.count(known, floats(np.array([1.0]))), cells.count(known, floats(np.array([2.0])))
+    with pytest.raises(ValueError, match="to retract"):
+        one - two
+
+
+def test_null_and_nan_are_nulls_and_infinities_have_their_order():
+    known = numeric([0.0, 1.0, 2.0])
+    counts = cells.count(known, pa.array([None, np.nan, -np.inf, np.inf, 1.0], pa.float64()))
+    assert (counts.nulls, counts.codes.tolist()) == (2, [0, 3, 6])
+
+
+def test_integers_dates_slices_and_chunks_are_counted_like_floats():
+    known = numeric([0.0, 1.0, 2.0])
+    want = cells.count(known, floats(np.array([1.0, 2.0, 2.0])))
+    assert cells.count(known, pa.array([9, 1, 2, 2], pa.int64()).slice(1)) == want
+    assert cells.count(known, pa.array([1, 2, 2], pa.int32()).cast(pa.date32())) == want
+    assert cells.count(known, pa.chunked_array([[1], [2, 2]])) == want
+    assert cells.count(known, pa.array([], pa.float64())) == EMPTY
+
+
+def test_a_value_of_no_known_category_is_unseen_and_null_stays_null():
+    known = categorical(["a", "b", "b"])
+    counts = cells.count(known, pa.array(["b", "x", None, "y"]).dictionary_encode())
+    assert (counts.codes.tolist(), counts.n.tolist(), counts.nulls) == ([1, 2], [1, 2], 1)
+
+
+def test_coarse_cells_keep_every_row_and_hold_their_share_each():
+    rng = np.random.default_rng(1)
+    known = numeric(rng.lognormal(3, 1, 20_000))
+    pane = cells.count(known, pa.array([*rng.lognormal(3, 1, 500), None, np.inf, -np.inf], pa.float64()))
+    assert cells.coarse(known, pane).sum() == 503
+    assert cells.coarse(known, pane)[-1] == 1
+    assert known.cell_rows[:-2].min() >= 20 and known.cells > 450
+    assert numeric(rng.normal(size=5_000), "region=north").cells <= 64
+
+
+def test_a_discrete_feature_tells_unseen_values_from_known_ones():
+    known = numeric(np.repeat([1.0, 2.0, 3.0], 5_000))
+    pane = cells.coarse(known, cells.count(known, floats(np.array([1.0, 2.5, 99.0]))))
+    assert pane.tolist() == [1, 0, 0, 2, 0]
+
+
+def test_rare_categories_share_a_cell():
+    known = categorical(["web"] * 9_000 + ["app"] * 1_000 + [f"rare{i}" for i in range(15)])
+    assert known.cell_rows.tolist() == [1_000, 9_000, 15, 0, 0] and known.cells == 3
+
+
+def test_a_large_reference_is_thinned_to_its_order_statistics():
+    known = numeric(np.arange(3 * KEPT_ROWS, dtype=float))
+    assert (known.rows, known.source_rows) == (KEPT_ROWS, 3 * KEPT_ROWS)
+    assert known.values[:3].tolist() == [1.0, 4.0, 7.0]
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        numeric([1.0, 2.0, 2.0, None, np.inf]),
+        numeric([], "region=north%2C"),
+        categorical(["b", "a", None, ""]),
+        categorical([None]),
+    ],
+)
+def test_a_reference_survives_its_bytes(known):
+    again = cells.from_arrow(cells.to_arrow(known))
+    assert cells.to_arrow(again) == cells.to_arrow(known)
+    assert cells.digest(again) == cells.digest(known)
+    assert again.key == known.key and again.cell_rows.tolist() == known.cell_rows.tolist()
+
+
+def test_bytes_of_counts_are_small_and_foreign_bytes_are_refused():
+    rng = np.random.default_rng(2)
+    counts = cells.count(numeric(rng.normal(size=100_000)), floats(rng.normal(size=1_000)))
+    assert len(counts.to_bytes()) < 3_200
+    assert Counts.from_bytes(EMPTY.to_bytes()) == EMPTY
+    with pytest.raises(ValueError, match="expected bytes"):
+        Counts.from_bytes(b"XX")
