@@ -13,6 +13,7 @@ import random
 import threading
 import time
 from collections.abc import Sequence
+from itertools import groupby
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
@@ -196,15 +197,19 @@ class Validator:
 
     def _runs(self, messages: Sequence[Message]) -> dict[int, list[Message]]:
         """The records by partition; drops what is not ours or was read before."""
+        if (told := len(messages) - list(map(Message.error, messages)).count(None)) > 0:
+            for message in messages:
+                if message.error() is not None:
+                    self._heed(message)
+            messages = [m for m in messages if m.error() is None] if told < len(messages) else []
         runs: dict[int, list[Message]] = {}
-        for message in messages:
-            if message.error() is not None:
-                self._heed(message)
-            elif (run := runs.get(message.partition())) is not None:
-                run.append(message)
-            elif (place := self._places.get(message.partition())) is not None and message.offset() >= place.next:
-                runs[message.partition()] = [message]
-        return runs
+        for partition, found in groupby(messages, Message.partition):  # in C: a loop here costs 0.2 us a record more
+            if partition in self._places:
+                runs.setdefault(partition, []).extend(found)
+        for partition, run in runs.items():
+            if run[0].offset() < (start := self._places[partition].next):
+                runs[partition] = [m for m in run if m.offset() >= start]
+        return {partition: run for partition, run in runs.items() if run}
 
     def _heed(self, message: Message) -> None:
         if (end := inputs.end_of_partition(message)) is None:

@@ -63,7 +63,7 @@ def consumed(partition: int, start: int, run: Sequence[Message]) -> Consumed:
     contiguous = last - first + 1 == n
     offsets = np.arange(first, last + 1) if contiguous else np.fromiter((m.offset() for m in run), np.int64, n)
     times = validation.times_of(n, lambda i: run[i].timestamp()[1])
-    return Consumed(partition, start, offsets, times, [m.key() for m in run], [m.value() for m in run])
+    return Consumed(partition, start, offsets, times, list(map(Message.key, run)), list(map(Message.value, run)))
 
 
 def end_of_partition(message: Message) -> int | None:

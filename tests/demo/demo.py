@@ -178,8 +178,10 @@ def first_model(story: Story) -> str:
         lambda: [e["reason"] for e in story.decisions("hold", "refuse")][-2:],
     )[0]  # type: ignore[index]
     answer = story.wait(lambda: _answer(story), 30, "the first model in service")
-    metrics = entry["metrics"]
-    return f"v{entry['version']} trained on {FIRST_ROWS:,}+ labelled orders, passed the gate: {_short(metrics)}; /predict -> {answer['score']:.3f} by v{answer['version']}"  # type: ignore[index]
+    trained: Json = next(e for e in story.decisions("train") if e["version"] == entry["version"])  # type: ignore[index]
+    facts, rows = trained["metrics"], trained["data"]["rows"]  # type: ignore[index]
+    told = ", ".join(f"{n.replace('_', ' ')} {facts[n]:.3f}" for n in ("log_loss", "baseline_log_loss", "auc"))  # type: ignore[index]
+    return f"v{entry['version']} trained on {rows:,} labelled orders ({told}); gate: {entry['reason']}; /predict -> {answer['score']:.3f} by v{answer['version']}"  # type: ignore[index]
 
 
 def _answer(story: Story) -> Json | None:
@@ -241,12 +243,12 @@ def _detect(story: Story, onset: str, name: str, deadline_s: float) -> str:
     return f"episode fires {delay_min:.0f} event minutes ({windows:.1f} windows) after the change; onset estimated {str(alert['onset'])[:16]}"
 
 
-def _show_moved(alert: Json) -> None:
-    table_ = RichTable(title="what moved", title_justify="left")
-    for name in ("feature", "segment", "D", "p", "rows", "change", "quantiles before (5 25 50 75 95 %)", "after"):
-        table_.add_column(name)
-    for f in alert["features"][:6]:  # type: ignore[index]
-        table_.add_row(
+MOVED = ("feature", "segment", "D", "p", "rows", "change", "quantiles before (5 25 50 75 95 %)", "after")
+
+
+def _moved(alert: Json) -> list[tuple[str, ...]]:
+    return [
+        (
             f["feature"],
             f["segment"],
             _figure(f["statistic"]),
@@ -256,6 +258,16 @@ def _show_moved(alert: Json) -> None:
             _figures(f["quantiles_reference"]),
             _figures(f["quantiles_window"]),
         )
+        for f in alert["features"][:6]  # type: ignore[index]
+    ]
+
+
+def _show_moved(alert: Json) -> None:
+    table_ = RichTable(title="what moved", title_justify="left")
+    for name in MOVED:
+        table_.add_column(name)
+    for row in _moved(alert):
+        table_.add_row(*row)
     console.print(table_)
 
 
@@ -329,7 +341,9 @@ def draw(story: Story) -> str:
     start_ms = to_ms(str(story.facts["price_shift_at"]))
     time_ = pl.col(story.contract.time.field).dt.epoch("ms")
     rows = table.scan(story.settings, story.contract.id)
-    before = rows.filter(time_ < start_ms).select(feature).collect()[feature].drop_nulls().to_numpy()
+    reference = story.decisions("promote")[0]["reference"]  # what version 1 was trained on is what drift compared with
+    low, high = (to_ms(str(reference[end])) for end in ("from", "to"))  # type: ignore[index]
+    before = rows.filter((time_ >= low) & (time_ < high)).select(feature).collect()[feature].drop_nulls().to_numpy()
     after = (
         rows.filter((time_ >= start_ms) & (time_ < start_ms + 3_600_000))
         .select(feature)
@@ -347,13 +361,12 @@ def draw(story: Story) -> str:
     pictures.over_time(
         out / "drift.png", {f.name: story.watch.windows(f.name) for f in story.contract.drift.features}, story.marks
     )  # type: ignore[union-attr]
-    by_version = pictures.losses(story.settings, story.contract)
-    pictures.loss_by_version(out / "loss.png", by_version, story.marks)
-    _report(story, out, by_version)
+    pictures.loss_by_version(out / "loss.png", pictures.losses(story.settings, story.contract), story.marks)
+    _report(story, out)
     return f"pictures and report: {_shown(out / 'index.html')}"
 
 
-def _report(story: Story, out: Path, by_version: dict[str, dict[int, float]]) -> None:
+def _report(story: Story, out: Path) -> None:
     report: Json = story.facts["verify"]  # type: ignore[assignment]
     verify_rows = [(k, page.number(report[k])) for k in ("produced", "consumed", "valid", "dead", "lake", "lag")] + [
         (k, page.Cell(str(len(report[k])) if isinstance(report[k], list) else str(report[k]), True))
@@ -381,6 +394,10 @@ def _report(story: Story, out: Path, by_version: dict[str, dict[int, float]]) ->
                     pictures=(("loss.png", "Mean log loss an event hour; dotted lines mark what happened."),),
                 ),
             ),
+            *(
+                page.Section(f"What moved: {name}", table=page.Table(MOVED, _moved(story.facts[f"{name}_alert"])))  # type: ignore[arg-type]
+                for name in ("price-shift", "harmless-shift")
+            ),
             page.Section(
                 "Statistic and evidence over time",
                 pictures=(
@@ -396,7 +413,6 @@ def _report(story: Story, out: Path, by_version: dict[str, dict[int, float]]) ->
         ),
     )
     (out / "index.html").write_text(page.html(document))
-    _ = by_version
 
 
 STEPS: list[tuple[str, Step]] = [
@@ -494,14 +510,6 @@ def _close(story: Story) -> None:
 
 def _count(value: object) -> int:
     return len(value) if isinstance(value, list) else int(value)  # type: ignore[call-overload]
-
-
-def _short(metrics: object) -> str:
-    return (
-        ", ".join(f"{k} {v:.4g}" for k, v in list(metrics.items())[:4] if isinstance(v, int | float))
-        if isinstance(metrics, dict)
-        else str(metrics)
-    )
 
 
 def _figure(value: object) -> str:

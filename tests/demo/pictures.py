@@ -79,7 +79,7 @@ def over_time(path: Path, windows: dict[str, Sequence[Json]], marks: Sequence[tu
         )
     top.set(ylabel="distance from the reference")
     bottom.set(ylabel="evidence (natural log)", yscale="symlog", xlabel="event time")
-    bottom.xaxis.set_major_formatter(mdates.DateFormatter("%d %b %H:%M"))
+    _dates(bottom)
     top.legend(fontsize=7, ncols=3)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
@@ -132,8 +132,13 @@ def loss_by_version(path: Path, by_version: dict[str, dict[int, float]], marks: 
             va="bottom",
         )
     axes.set(xlabel="event time", ylabel="mean log loss an hour")
-    axes.xaxis.set_major_formatter(mdates.DateFormatter("%d %b %H:%M"))
+    _dates(axes)
     return _save(figure, axes, path)
+
+
+def _dates(axes: plt.Axes) -> None:
+    axes.xaxis.set_major_locator(mdates.AutoDateLocator(minticks=4, maxticks=8))
+    axes.xaxis.set_major_formatter(mdates.DateFormatter("%d %b\n%H:%M"))
 
 
 def _values(settings: Settings, topic: str) -> list[Json]:

@@ -1,0 +1,98 @@
+"""PURE. Who may do what in Kafka: one principal a process, and nothing that is not listed here.
+
+`operator` (a person at the command line: topics, verify, replay, models) and `broker` are super users and stand outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline import topics
+
+SUPER_USERS = ("operator", "broker")
+# Groups of consumers that read a whole topic by assignment and commit nothing; librdkafka still asks for their coordinator.
+READER_GROUPS = ("read-", "follow-")
+
+Operation = Literal["read", "write", "describe"]
+Kind = Literal["topic", "group", "transactional-id"]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    principal: str
+    operation: Operation
+    kind: Kind
+    name: str
+    prefixed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A process's topics by what it does with them; `verb` gives its consumer group and transactional ids."""
+
+    principal: str
+    verb: str
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    transactional: tuple[str, ...] = ()  # verbs whose transactional ids it uses
+
+
+def roles(dataset: str) -> tuple[Role, ...]:
+    events, valid, blocks = topics.events(dataset), topics.valid(dataset), topics.blocks(dataset)
+    dead, quality = topics.dead_letters(dataset), topics.quality(dataset)
+    predictions, outcomes = topics.predictions(dataset), topics.outcomes(dataset)
+    return (
+        Role("producer", "produce", writes=(events, outcomes)),
+        Role(
+            "validator",
+            "validate",
+            reads=(events, blocks, topics.REQUESTS),  # its own last blocks tell it the watermark
+            writes=(valid, blocks, dead),
+            transactional=("validate",),
+        ),
+        Role(
+            "drift",
+            "drift",
+            reads=(blocks, topics.PARTIALS, topics.STATE, topics.REFERENCES, topics.VERDICTS, topics.ALERTS),
+            writes=(topics.PARTIALS, topics.STATE, topics.VERDICTS, topics.ALERTS),
+            transactional=("drift",),
+        ),
+        Role("compactor", "compact", reads=(blocks, events, dead, outcomes), writes=(quality,)),
+        Role("score", "score", reads=(blocks, topics.LEDGER)),
+        Role(
+            "evaluate",
+            "evaluate",
+            reads=(predictions, outcomes, topics.LEDGER, topics.ALERTS),
+            writes=(topics.ALERTS,),
+            transactional=("evaluate",),
+        ),
+        Role(
+            "control",
+            "control",
+            reads=(blocks, outcomes, topics.ALERTS, topics.REQUESTS, topics.LEDGER, topics.REFERENCES),
+            writes=(topics.LEDGER, topics.REFERENCES, topics.REQUESTS, topics.LINEAGE),
+            transactional=("control", "reference"),
+        ),
+        Role("serve", "serve", reads=(topics.LEDGER,), writes=(predictions,)),
+        Role("page", "page", reads=(topics.VERDICTS, topics.ALERTS, topics.LEDGER)),
+        Role("watch", "watch"),
+    )
+
+
+def principals(dataset: str) -> tuple[str, ...]:
+    return (*SUPER_USERS, *(role.principal for role in roles(dataset)))
+
+
+def grants(dataset: str) -> Iterator[Grant]:
+    """Every grant of a dataset. Reading or writing implies describing; all else is denied."""
+    for role in roles(dataset):
+        who = role.principal
+        yield from (Grant(who, "read", "topic", name) for name in role.reads)
+        yield from (Grant(who, "write", "topic", name) for name in role.writes)
+        if role.reads:
+            yield Grant(who, "read", "group", topics.group(dataset, role.verb), prefixed=True)
+            yield from (Grant(who, "read", "group", prefix, prefixed=True) for prefix in READER_GROUPS)
+        for verb in role.transactional:
+            yield Grant(who, "write", "transactional-id", topics.group(dataset, verb), prefixed=True)
