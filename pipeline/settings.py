@@ -68,16 +68,24 @@ def from_environment(env: Mapping[str, str], contract: str | None = None, cwd: P
         mlflow=env.get("DRIFTLINE_MLFLOW", f"http://127.0.0.1:{ports['mlflow']}"),
         serving=env.get("DRIFTLINE_SERVING", f"http://127.0.0.1:{ports['serving']}"),
         contract=contract or env.get("DRIFTLINE_CONTRACT", "sales"),
-        security=Security(
-            profile,
-            env.get("DRIFTLINE_USERNAME", ""),
-            env.get("DRIFTLINE_PASSWORD_FILE", ""),
-            env.get("DRIFTLINE_CA_FILE", ""),
-        ),
+        security=_security(profile, env, home / "kafka" / "security"),
         metrics_port=None if metrics is None else _port(env, "DRIFTLINE_METRICS_PORT", 0),
         metrics_host=env.get("DRIFTLINE_METRICS_HOST", "127.0.0.1"),
         actor=env.get("DRIFTLINE_ACTOR", env.get("USER", "unknown")),
         ports=ports,
+    )
+
+
+def _security(profile: Literal["plain", "scram"], env: Mapping[str, str], keys: Path) -> Security:
+    """Who names no user is the operator of this home's own broker, with the development keys that `up` makes."""
+    user = env.get("DRIFTLINE_USERNAME", "" if profile == "plain" else "operator")
+    made = (
+        {"password": "", "ca": ""}
+        if profile == "plain"
+        else {"password": str(keys / f"{user}.password"), "ca": str(keys / "ca.pem")}
+    )
+    return Security(
+        profile, user, env.get("DRIFTLINE_PASSWORD_FILE", made["password"]), env.get("DRIFTLINE_CA_FILE", made["ca"])
     )
 
 

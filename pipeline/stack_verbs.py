@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 from rich.console import Console
 from rich.live import Live
@@ -39,7 +39,8 @@ class Up:
     @staticmethod
     def run(args: argparse.Namespace, settings: Settings) -> int:
         contract = contract_file.load(settings.contract)
-        settings = _as_operator(settings, contract.id)
+        if settings.security.profile == "scram":
+            security.ensure(settings.home / "kafka" / "security", contract.id)
         chosen = _chosen(args, processes.table(local_place(settings), contract))
         stack = _stack(settings, chosen)
         began, ready = time.monotonic(), {}
@@ -112,16 +113,7 @@ class Top:
 
 def _whole(settings: Settings) -> Stack:
     contract = contract_file.load(settings.contract)
-    operator = _as_operator(settings, contract.id)
-    return _stack(operator, processes.table(local_place(operator), contract))
-
-
-def _as_operator(settings: Settings, dataset: str) -> Settings:
-    """With DRIFTLINE_SECURITY=scram and no user named: the development keys of this home's own broker."""
-    if settings.security.profile == "plain" or settings.security.username:
-        return settings
-    keys = security.ensure(settings.home / "kafka" / "security", dataset)
-    return replace(settings, security=security.client_profile(keys.folder, "operator"))
+    return _stack(settings, processes.table(local_place(settings), contract))
 
 
 def _stack(settings: Settings, chosen: Sequence[Process]) -> Stack:
