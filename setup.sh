@@ -12,6 +12,8 @@ exec 9>"$stamps/lock" && flock 9   # two runs at once take turns
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
+# `pip config get` does not read the machine-wide file, `pip config list` does.
+pip_setting() { .venv/bin/pip config list 2>/dev/null | sed -n "s/^global\.$1='\(.*\)'\$/\1/p" | tail -1; }
 content() { { printf '%s\n' "$@"; cat -- "${files[@]}"; } | sha256sum | cut -d' ' -f1; }
 done_before() { [ "$(cat "$stamps/$1" 2>/dev/null)" = "$2" ]; }
 
@@ -22,7 +24,7 @@ usable_venv() { "$python" -c 'import ensurepip, venv' 2>/dev/null; }
 python=$(command -v python3.11 || true)
 missing=()
 [ -n "$python" ] || missing+=(python3.11 python3.11-venv)
-if [ -n "$python" ] && [ ! -x .venv/bin/python ] && ! usable_venv; then missing+=(python3.11-venv); fi
+if [ -n "$python" ] && [ ! -x .venv/bin/pip ] && ! usable_venv; then missing+=(python3.11-venv); fi
 java_17 || missing+=(java-runtime)
 [ -n "$(ls .driftline/kafka/libs/kafka_*.jar 2>/dev/null)" ] || have mvn || missing+=(maven)
 { have prometheus && have promtool; } || missing+=(prometheus)
@@ -33,21 +35,29 @@ have prometheus-alertmanager || have alertmanager || missing+=(prometheus-alertm
 # before is touched.
 policy=/usr/sbin/policy-rc.d
 root=()
-install_packages() {
+become_root() {
     if [ "$(id -u)" != 0 ]; then
         if have sudo && sudo -n true 2>/dev/null; then root=(sudo -n); else
             die "not there: ${missing[*]}. This account may not install packages; as root run:
-    apt-get install --no-install-recommends ${packages[*]}"
+    apt-get install --no-install-recommends ${missing[*]/java-runtime/openjdk-17-jre-headless}"
         fi
     fi
     have apt-get || die "not there: ${missing[*]}. No apt-get here: install these with this system's own tools"
+    "${root[@]}" apt-get update -qq
+}
+install_packages() {
     if [ ! -e "$policy" ]; then
         printf '#!/bin/sh\nexit 101\n' | "${root[@]}" tee "$policy" >/dev/null
         "${root[@]}" chmod 755 "$policy"
         trap '"${root[@]}" rm -f "$policy"' EXIT
     fi
-    "${root[@]}" apt-get update -qq
-    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${packages[@]}"
+    "${root[@]}" mkdir -p /usr/share/man/man1   # slim images lack it, and the Java package's script fails without
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
+        -o DPkg::Lock::Timeout=300 "${packages[@]}" >"$stamps/apt.log" 2>&1 ||
+        { tail -20 "$stamps/apt.log" >&2; die "apt-get failed; all of it stands in $stamps/apt.log"; }
+    for service in "${packages[@]}"; do
+        case $service in prometheus*) "${root[@]}" update-rc.d "$service" disable >/dev/null 2>&1 || true ;; esac
+    done
     [ ! -d /run/systemd/system ] || for service in "${packages[@]}"; do
         case $service in prometheus*) "${root[@]}" systemctl disable --now "$service" 2>/dev/null || true ;; esac
     done
@@ -56,6 +66,7 @@ install_packages() {
 }
 
 if [ ${#missing[@]} -gt 0 ]; then
+    become_root
     packages=("${missing[@]}")
     for i in "${!packages[@]}"; do
         if [ "${packages[$i]}" = java-runtime ]; then
@@ -77,12 +88,13 @@ export SSL_CERT_FILE=${SSL_CERT_FILE:-${PIP_CERT:-}}
 files=(requirements-uv.lock requirements.lock)
 wanted=$(content "$("$python" -c 'import sys; print(sys.version)')" "$PWD")
 if ! done_before venv "$wanted" || [ ! -x .venv/bin/uv ]; then
-    say "installing the locked packages into .venv"
-    [ -x .venv/bin/python ] || "$python" -m venv .venv
+    say "installing the locked packages into .venv (1.3 GB, about a minute)"
+    [ -x .venv/bin/pip ] || "$python" -m venv --clear .venv   # a half-made one has python and no pip
     .venv/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements-uv.lock
-    index=$(.venv/bin/pip config get global.index-url 2>/dev/null || true)
-    index=${UV_DEFAULT_INDEX:-${PIP_INDEX_URL:-$index}}
+    index=${UV_DEFAULT_INDEX:-${PIP_INDEX_URL:-$(pip_setting index-url)}}
     [ -z "$index" ] || export UV_DEFAULT_INDEX=$index
+    certificate=${SSL_CERT_FILE:-$(pip_setting cert)}
+    [ -z "$certificate" ] || export SSL_CERT_FILE=$certificate
     .venv/bin/uv pip install -q --python .venv/bin/python --require-hashes -r requirements.lock
     rm -f "$stamps/package"
     printf '%s' "$wanted" >"$stamps/venv"

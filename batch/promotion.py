@@ -137,7 +137,7 @@ TAIL = 20  # messages: the markers of transactions take offsets too
 def _tail(settings: Settings, topic: str) -> list[Message]:
     from pipeline.kafka import bounds, consumer
 
-    client = consumer(settings, "tail")
+    client = consumer(settings, "read-tail")
     try:
         starts = {p: max(lo, hi - TAIL) for p, (lo, hi) in bounds(client, topic).items()}
     finally:

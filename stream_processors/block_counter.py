@@ -188,7 +188,7 @@ def read_range(
     settings: Settings, topic: str, partition: int, start: int, until: int, stopped: threading.Event
 ) -> Iterator[Message]:
     """Committed messages of offsets [start, until); it waits for as long as the broker is away."""
-    client = kafka.consumer(settings, f"{topic}-range", **{"enable.partition.eof": True})
+    client = kafka.consumer(settings, f"read-{topic}-range", **{"enable.partition.eof": True})
     try:
         client.assign([TopicPartition(topic, partition, start)])
         while not stopped.is_set():

@@ -103,7 +103,7 @@ def _last_blocks_behind(
 def last_blocks(settings: Settings, topic: str, numbers: Iterable[int]) -> dict[int, BlockHeader]:
     """The header of the last committed block of each partition that has one."""
     client = kafka.consumer(
-        settings, f"tail-{os.getpid()}-{random.getrandbits(32):x}", **{"enable.partition.eof": True}
+        settings, f"read-tail-{os.getpid()}-{random.getrandbits(32):x}", **{"enable.partition.eof": True}
     )
     try:
         wanted = {p: client.get_watermark_offsets(TopicPartition(topic, p), timeout=CALL_S) for p in numbers}

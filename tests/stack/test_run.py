@@ -151,5 +151,5 @@ def test_setup_installs_only_what_is_missing_and_without_recommended_packages(ba
     set_up(bare)
     assert (bare / "asked").read_text().splitlines() == [
         "update -qq",
-        "install -qq -y --no-install-recommends default-jre-headless",
+        "install -qq -y --no-install-recommends -o DPkg::Lock::Timeout=300 default-jre-headless",
     ]
