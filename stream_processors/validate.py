@@ -13,7 +13,7 @@ import random
 import threading
 import time
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import filterfalse, groupby
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
@@ -197,11 +197,10 @@ class Validator:
 
     def _runs(self, messages: Sequence[Message]) -> dict[int, list[Message]]:
         """The records by partition; drops what is not ours or was read before."""
-        if (told := len(messages) - list(map(Message.error, messages)).count(None)) > 0:
-            for message in messages:
-                if message.error() is not None:
-                    self._heed(message)
-            messages = [m for m in messages if m.error() is None] if told < len(messages) else []
+        if told := list(filter(Message.error, messages)):
+            messages = list(filterfalse(Message.error, messages))
+            for message in told:
+                self._heed(message)
         runs: dict[int, list[Message]] = {}
         for partition, found in groupby(messages, Message.partition):  # in C: a loop here costs 0.2 us a record more
             if partition in self._places:

@@ -1,0 +1,74 @@
+"""Nothing lost, nothing twice: killed validators, two of them, a broker that dies, a broker that is not there yet."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+
+from pipeline import kafka, topics
+from pipeline.broker import Broker
+from tests.validator import corpus
+from tests.validator.conftest import Dataset
+from tests.validator.history import check
+from tests.waiting import wait_until
+
+
+def consumed(dataset: Dataset) -> int:
+    found = dataset.history()
+    check(found)
+    return sum(map(len, found.valid.values())) + sum(map(len, found.dead.values()))
+
+
+def test_killed_at_random_moments_it_loses_and_repeats_nothing(dataset):
+    rng = random.Random(5)
+    records = corpus.sales(60_000, bad=0.02)
+    feeding = threading.Thread(target=lambda: [dataset.fill(records[i : i + 3_000]) for i in range(0, 60_000, 3_000)])
+    feeding.start()
+    for n in range(5):
+        before = dataset.committed()
+        with dataset.validate(name=f"killed-{n}") as child:
+            wait_until(lambda c=child: "placed" in c.text(), 30, "the validator to have its partitions")
+            until = time.monotonic() + rng.uniform(0, 0.5)  # somewhere in reading, judging, producing, committing
+            wait_until(lambda t=until: time.monotonic() > t, 5, "a random moment", every_s=0.005)
+            child.kill()
+        assert dataset.committed() >= before
+    feeding.join()
+    dataset.to_end()
+    assert consumed(dataset) == 60_000
+
+
+def test_two_share_the_partitions_and_hand_them_over(dataset):
+    records = corpus.sales(40_000, bad=0.02)
+    dataset.fill(records[:10_000])
+    with dataset.validate(name="first") as first:
+        wait_until(lambda: "placed" in first.text(), 30, "the first to have its partitions")
+        with dataset.validate("--instance", "1", name="second") as second:
+            wait_until(lambda: "placed" in second.text(), 40, "the second to get a partition")
+            dataset.fill(records[10_000:30_000])
+            wait_until(lambda: dataset.committed() == 30_000, 40, "both to have done their part")
+            second.kill()  # no goodbye: its partition comes back after the session timeout
+        dataset.fill(records[30_000:])
+        wait_until(lambda: dataset.committed() == 40_000, 60, "the first to have taken over")
+        assert first.stop() == 0
+    assert consumed(dataset) == 40_000
+
+
+def test_it_waits_for_a_broker_and_survives_its_death(own_broker: Broker, make_dataset):
+    dataset = make_dataset(own_broker.bootstrap)
+    own_broker.stop()
+    records = corpus.sales(30_000)
+    with dataset.validate() as child:
+        wait_until(lambda: "topics_not_ready" in child.text(), 30, "the validator to say that it waits")
+        own_broker.start()
+        kafka.create_topics(dataset.settings, topics.all_topics(dataset.id, dataset.partitions))
+        dataset.fill(records[:10_000])
+        wait_until(lambda: dataset.committed() == 10_000, 60, "the first records")
+        dataset.fill(records[10_000:20_000])
+        own_broker.kill()
+        own_broker.start()
+        dataset.fill(records[20_000:])
+        wait_until(lambda: dataset.committed() == 30_000, 90, "the rest after the broker's death")
+        assert child.running, child.text()
+        assert child.stop() == 0
+    assert consumed(dataset) == 30_000
