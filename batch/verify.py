@@ -114,11 +114,8 @@ class _Reader:
         try:
             raw = topics.events(contract.id)
             self.partitions = kafka.partitions(probe, raw)
-            self.committed = {
-                tp.partition: tp.offset
-                for tp in probe.committed([TopicPartition(raw, p) for p in self.partitions], timeout=20)
-                if tp.offset >= 0
-            }
+            found = kafka.committed(probe, raw, self.partitions)
+            self.committed = {p: tp.offset for p, tp in found.items() if tp.offset >= 0}
             self._bounds = {
                 t: _bounds(probe, t)
                 for t in (topics.valid(contract.id), topics.dead_letters(contract.id), topics.blocks(contract.id), raw)

@@ -200,6 +200,21 @@ def bounds(client: Consumer, topic: str, *, timeout: float = 10) -> dict[int, tu
     }
 
 
+def committed(
+    client: Consumer, topic: str, numbers: Iterable[int], *, deadline_s: float = 20
+) -> dict[int, TopicPartition]:
+    """The group's committed position of each partition (offset below 0 = none); waits while the coordinator moves."""
+    wanted = [TopicPartition(topic, p) for p in numbers]
+    answers = until_success(
+        lambda: client.committed(wanted, timeout=10),
+        what=f"committed offsets of {topic}",
+        errors=(KafkaException,),
+        sleep=time.sleep,
+        deadline_s=deadline_s,
+    )
+    return {tp.partition: tp for tp in answers}
+
+
 def read_all(
     settings: Settings, topic: str, *, deadline_s: float = 60, from_offsets: dict[int, int] | None = None
 ) -> Iterator[Message]:

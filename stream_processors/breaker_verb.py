@@ -10,8 +10,6 @@ import argparse
 import json
 import time
 
-from confluent_kafka import TopicPartition
-
 from pipeline import contract_file, kafka, topics
 from pipeline.contract import Contract
 from pipeline.errors import CheckFailed, Unreachable
@@ -54,10 +52,8 @@ def stops(settings: Settings, contract: Contract) -> dict[int, Stop]:
     topic = topics.events(contract.id)
     client = kafka.consumer(settings, topics.group(contract.id, VERB))
     try:
-        wanted = [TopicPartition(topic, p) for p in kafka.partitions(client, topic)]
-        committed = {
-            tp.partition: reject_breaker.from_metadata(tp.metadata) for tp in client.committed(wanted, timeout=10)
-        }
+        found = kafka.committed(client, topic, kafka.partitions(client, topic))
+        committed = {p: reject_breaker.from_metadata(tp.metadata) for p, tp in found.items()}
     finally:
         client.close()
     asked = _asked(settings, contract.id) if any(committed.values()) else set()

@@ -44,9 +44,7 @@ def find(
     `committed` waits for the open transactions of a former owner, so no batch of theirs can still appear afterwards.
     """
     topic = topics.events(dataset)
-    committed = {
-        tp.partition: tp for tp in consumer.committed([TopicPartition(topic, p) for p in numbers], timeout=CALL_S)
-    }
+    committed = kafka.committed(consumer, topic, numbers)
     bounds = {p: consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=CALL_S) for p in committed}
     last = _last_blocks_behind(settings, dataset, {p: tp.offset for p, tp in committed.items()}, stopped)
     return {p: _agreed(topic, p, tp, last.get(p), bounds[p]) for p, tp in committed.items()}

@@ -13,7 +13,14 @@ Bar = dict[str, object]
 
 def bar(name: str, value: float, op: str, target: float, required: bool = True) -> Bar:
     """One figure against its target; NaN passes nothing."""
-    return {"name": name, "value": value, "op": op, "target": target, "required": required, "pass": bool(_OPS[op](value, target))}
+    return {
+        "name": name,
+        "value": value,
+        "op": op,
+        "target": target,
+        "required": required,
+        "pass": bool(_OPS[op](value, target)),
+    }
 
 
 def progress(text: str) -> None:

@@ -279,7 +279,7 @@ def main() -> int:
             flush=True,
         )
         os._exit(0)  # everything is measured; a Faust loop may not end by itself
-    events, rounds = args.events or (4_000_000 if args.full else 600_000), 3
+    events, rounds = args.events or (4_000_000 if args.full else 1_500_000), 3
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="driftline-bench-") as folder, Broker(Path(folder) / "broker") as broker:
         return report(Bench(broker, Path(folder), events), rounds, began)

@@ -93,7 +93,9 @@ class Stack:
         return answer["data"]["result"]
 
     def processes(self) -> dict[str, dict[str, object]]:
-        return {row["name"]: row for row in map(json.loads, self.driftline("status", "--json", check=False).splitlines())}
+        return {
+            row["name"]: row for row in map(json.loads, self.driftline("status", "--json", check=False).splitlines())
+        }
 
 
 @pytest.fixture(scope="module")

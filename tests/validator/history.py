@@ -48,8 +48,8 @@ def read(settings: Settings, dataset: str) -> History:
 def committed(settings: Settings, dataset: str) -> dict[int, TopicPartition]:
     client = kafka.consumer(settings, topics.group(dataset, "validate"))
     try:
-        wanted = [TopicPartition(topics.events(dataset), p) for p in kafka.partitions(client, topics.events(dataset))]
-        return {tp.partition: tp for tp in client.committed(wanted, timeout=30)}
+        topic = topics.events(dataset)
+        return kafka.committed(client, topic, kafka.partitions(client, topic))
     finally:
         client.close()
 
