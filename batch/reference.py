@@ -105,8 +105,8 @@ def build(
     if table.num_rows == 0:
         raise CheckFailed("reference rows: expected some, got none; is the time range right?")
     made = {}
-    for segment, part in _segments(contract, pl.from_arrow(table)):
-        for feature in contract.drift.features:
+    for columns, segment, part in _segments(contract, pl.from_arrow(table)):
+        for feature in (f for f in contract.drift.features if f.name not in columns):  # constant within its own segment
             column = _column(part.to_arrow().column(feature.name))
             made[feature.name, segment] = cells.build(
                 feature, segment, column, version=version, effective_from=effective_from
@@ -114,15 +114,16 @@ def build(
     return made
 
 
-def _segments(contract: Contract, rows: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
-    yield WHOLE, rows
+def _segments(contract: Contract, rows: pl.DataFrame) -> Iterator[tuple[tuple[str, ...], str, pl.DataFrame]]:
+    """Grouping columns, segment name, rows."""
+    yield (), WHOLE, rows
     for columns in contract.drift.segments:
         sizes = rows.drop_nulls(list(columns)).group_by(list(columns)).len().filter(pl.col("len") >= SEGMENT_ROWS)
         for *values, _ in (
             sizes.sort(["len", *columns], descending=[True, *[False] * len(columns)]).head(SEGMENTS_A_GROUPING).rows()
         ):
             same = pl.all_horizontal(pl.col(c) == v for c, v in zip(columns, values, strict=True))
-            yield segment_name(columns, tuple(values)), rows.filter(same)
+            yield columns, segment_name(columns, tuple(values)), rows.filter(same)
 
 
 def _column(column: pa.ChunkedArray) -> pa.Array:

@@ -19,8 +19,15 @@ class Series:
     dashed: bool = False
 
 
-def line_chart(series: Sequence[Series], *, x_labels: tuple[str, str] = ("", ""), unit: str = "") -> str:
-    """One SVG element; an empty chart says so instead of drawing axes of nothing."""
+def line_chart(
+    series: Sequence[Series], *, x_labels: tuple[str, str] = ("", ""), unit: str = "", logarithmic: bool = False
+) -> str:
+    """One SVG element; an empty chart says so instead of drawing axes of nothing.
+
+    `logarithmic` draws sign(y) log10(1 + |y|), so that 3 and 3,000 are seen on one chart; the axis shows y itself.
+    """
+    if logarithmic:
+        series = [Series(s.name, [(x, _squeezed(y)) for x, y in s.points], s.dashed) for s in series]
     ys = [y for s in series for _, y in s.points if y is not None and math.isfinite(y)]
     xs = [x for s in series for x, _ in s.points]
     if not ys:
@@ -33,7 +40,7 @@ def line_chart(series: Sequence[Series], *, x_labels: tuple[str, str] = ("", "")
         py = TOP + (1 - (y - low) / ((high - low) or 1.0)) * (HEIGHT - TOP - BOTTOM)
         return f"{px:.1f},{py:.1f}"
 
-    parts = [_grid(low, high, unit), _x_labels(x_labels)]
+    parts = [_grid(low, high, unit, logarithmic), _x_labels(x_labels)]
     for colour, one in zip(_colours(len(series)), series, strict=True):
         dash = ' stroke-dasharray="6 4"' if one.dashed else ""
         parts += [
@@ -57,16 +64,24 @@ def _runs(points: Sequence[tuple[float, float | None]]) -> list[list[tuple[float
     return [r for r in runs if r]
 
 
-def _grid(low: float, high: float, unit: str) -> str:
+def _squeezed(y: float | None) -> float | None:
+    return None if y is None else math.copysign(math.log10(1 + abs(y)), y)
+
+
+def _grid(low: float, high: float, unit: str, logarithmic: bool) -> str:
     lines = []
     for k in range(5):
         value = low + (high - low) * k / 4
         y = TOP + (1 - k / 4) * (HEIGHT - TOP - BOTTOM)
         lines.append(
             f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>'
-            f'<text x="{LEFT - 5}" y="{y + 3:.1f}" text-anchor="end">{value:.3g}{escape(unit)}</text>'
+            f'<text x="{LEFT - 5}" y="{y + 3:.1f}" text-anchor="end">{_tick(math.copysign(10 ** abs(value) - 1, value) if logarithmic else value)}{escape(unit)}</text>'
         )
     return "".join(lines)
+
+
+def _tick(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}"
 
 
 def _x_labels(labels: tuple[str, str]) -> str:

@@ -135,18 +135,25 @@ def drift_page(
                 Section(
                     "Evidence against its threshold",
                     "Natural log of the alarm statistic. A page needs it above the dashed line, which the page budget gives.",
-                    chart=_chart(whole, features, "e_value", "threshold"),
+                    chart=_chart(whole, features, "e_value", "threshold", logarithmic=True),
                 ),
             ),
-            Section("Last window", table=_window_table([v for v in verdicts if v["window_end"] == last])),
             Section("Episodes", table=_episode_table(alerts)),
             Section("Decisions", table=_ledger_table(ledger)),
+            Section("Last window", table=_window_table([v for v in verdicts if v["window_end"] == last])),
         ),
         refresh_s=5,
     )
 
 
-def _chart(verdicts: Sequence[Verdict], features: Sequence[str], value: str, limit: str | None = None) -> str:
+def _chart(
+    verdicts: Sequence[Verdict],
+    features: Sequence[str],
+    value: str,
+    limit: str | None = None,
+    *,
+    logarithmic: bool = False,
+) -> str:
     ends = sorted({str(v["window_end"]) for v in verdicts})
     series = [
         Series(f, [(to_ms(str(v["window_end"])), v[value]) for v in verdicts if v["feature"] == f]) for f in features
@@ -154,7 +161,8 @@ def _chart(verdicts: Sequence[Verdict], features: Sequence[str], value: str, lim
     if limit:
         tops = {e: [v[limit] for v in verdicts if v["window_end"] == e and v[limit] is not None] for e in ends}
         series.append(Series(limit, [(to_ms(e), min(t) if t else None) for e, t in tops.items()], dashed=True))  # type: ignore[type-var]
-    return line_chart(series, x_labels=(ends[0][:16], ends[-1][:16]) if ends else ("", ""))
+    labels = (ends[0][:16], ends[-1][:16]) if ends else ("", "")
+    return line_chart(series, x_labels=labels, logarithmic=logarithmic)
 
 
 def _window_table(verdicts: Sequence[Verdict]) -> Table:

@@ -42,7 +42,7 @@ SPEED = 1440  # one event day a minute
 RATE = 2000  # events a second of wall time, so 5,000 an event hour
 PHASES = "defects@0,price-shift+defects@next,price-shift+harmless-shift+defects@next"
 FIRST_ROWS = 30_000  # labelled rows before the first model is trained
-MIN_AFTER = 16_000  # labelled rows since an onset before its decision: a quarter of them judges
+MIN_AFTER = 30_000  # labelled rows since an onset before its decision: a quarter of them judges
 QUIET_WINDOWS = 3
 BUDGET_S = 420
 
