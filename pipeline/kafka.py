@@ -201,9 +201,12 @@ def bounds(client: Consumer, topic: str, *, timeout: float = 10) -> dict[int, tu
 
 
 def committed(
-    client: Consumer, topic: str, numbers: Iterable[int], *, deadline_s: float = 20
+    client: Consumer, topic: str, numbers: Iterable[int], *, deadline_s: float = 45
 ) -> dict[int, TopicPartition]:
-    """The group's committed position of each partition (offset below 0 = none); waits while the coordinator moves."""
+    """The group's committed position of each partition (offset below 0 = none).
+
+    Waits while the coordinator moves, and for a killed owner's open transaction, which the broker ends after 20 s.
+    """
     wanted = [TopicPartition(topic, p) for p in numbers]
     answers = until_success(
         lambda: client.committed(wanted, timeout=10),
