@@ -178,7 +178,8 @@ def decide_first(label: np.ndarray, challenger: np.ndarray, base_rate: float) ->
     gap = calibration_error(label, challenger)
     calibrated = bool(gap <= CALIBRATION_BOUND)
     said = f"calibration error {gap:.3f} {'within' if calibrated else 'above'} {CALIBRATION_BOUND}"
-    return replace(found, promote=found.promote and calibrated, reasons=(*found.reasons, said))
+    reasons = (r.replace("champion's loss", "loss of the base rate") for r in found.reasons)
+    return replace(found, promote=found.promote and calibrated, reasons=(*reasons, said))
 
 
 def calibration_error(label: np.ndarray, p: np.ndarray, bins: int = BINS) -> float:

@@ -134,7 +134,9 @@ def _show(args: argparse.Namespace, settings: Settings, model: str) -> None:
         return
     table = Table(*columns, box=None, header_style="bold")
     for line in lines:
-        table.add_row(*("" if line.get(c) is None else str(line[c]) for c in columns))
+        answered = " ".join(str(i) for i in (line.get("episode"), *line.get("also", ())) if i)  # type: ignore[misc]
+        shown = {**line, "episode": answered}
+        table.add_row(*("" if shown.get(c) is None else str(shown[c]) for c in columns))
     Console().print(table)
 
 

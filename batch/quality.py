@@ -23,6 +23,8 @@ from pipeline.errors import UsageError
 from pipeline.settings import Settings
 from pipeline.times import to_ms
 
+SHOWN = 10  # critical verdicts named one by one
+
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
@@ -59,8 +61,10 @@ class Quality:
             settings, contract, since=_time(args.since, "--from"), until=_time(args.until, "--to"), version=args.version
         )
         print(json.dumps(_report(contract, found)) if args.json else _text(contract, found))
-        for v in found.critical:
+        for v in found.critical[:SHOWN]:
             print(f"critical: {v.rule} in {v.window_start}: expected {v.expected}, got {v.value}", file=sys.stderr)
+        if len(found.critical) > SHOWN:
+            print(f"critical: {len(found.critical) - SHOWN} more; --json names every one", file=sys.stderr)
         return 1 if found.critical else 0
 
 

@@ -66,12 +66,25 @@ def _load(text: str) -> JsonObject | Reject:
             return Reject("trailing", "", f"expected one JSON value, got more at character {error.pos}")
         return Reject("syntax", "", f"expected JSON, got an error at character {error.pos}: {error.msg}")
     except _Constant as error:
-        return Reject("syntax", "", f"expected a JSON number, got {error}")
+        return Reject("syntax", constant_field(text), f"expected a JSON number, got {error}")
     if not isinstance(value, JsonObject):
         return Reject("not_object", "", f"expected a JSON object, got {kind(value)}")
     if _has_surrogate(value):
         return Reject("encoding", "", "expected Unicode text, got a lone surrogate")
     return value
+
+
+_NO_NUMBER = re.compile(r'"([^"\\\\]{1,64})"\s*:\s*-?(?:NaN|Infinity)\b')
+
+
+def constant_field(text: str) -> str:
+    """The key of the first NaN or Infinity, which JSON does not have; "" if there is none.
+
+    >>> constant_field('{"a": 1, "price": -Infinity}')
+    'price'
+    """
+    found = _NO_NUMBER.search(text)
+    return label(found[1]) if found else ""
 
 
 def _object(pairs: list[tuple[str, object]]) -> JsonObject:

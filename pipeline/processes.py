@@ -75,6 +75,7 @@ class Process:
     stop_s: int = 25  # SIGTERM to SIGKILL
     memory_mb: int = 512  # limit in a container; measured use stands in docs/operations.md
     url: bool = False  # a person opens its port in a browser
+    forks: bool = False  # has children that can outlive it: a successor ends them first
     ours: bool = True  # answers on /metrics with the catalogue's names, and keeps the contract's Kafka client
 
     def at(self, path: str | None, host: str = "127.0.0.1") -> str | None:
@@ -161,6 +162,7 @@ def _process(worker: _Worker, place: Place, port: int) -> Process:
         depends=worker.depends,
         start_s=worker.start_s,
         memory_mb=worker.memory_mb,
+        forks=worker.name == "control",  # its trainings
     )
 
 
@@ -179,6 +181,7 @@ def _services(place: Place) -> list[Process]:
             depends=("kafka",),
             start_s=90,
             memory_mb=1536,
+            forks=True,
             url=True,
         ),
         Process(
@@ -252,6 +255,7 @@ def _services(place: Place) -> list[Process]:
             },
             start_s=180,
             memory_mb=1024,
+            forks=True,
             url=True,
             ours=False,
         ),

@@ -125,7 +125,9 @@ class Stack:
             return self.rows()
 
     def _have_supervisor(self, prepare: Callable[[], None]) -> None:
-        text = configuration(self.processes, str(self._supervisor.path), str(self.folder), str(self.logs))
+        text = configuration(
+            self.processes, str(self._supervisor.path), str(self.folder), str(self.logs), sys.executable
+        )
         file = self.folder / "supervisord.conf"
         if self._supervisor.answers():
             if not file.is_file() or file.read_text() != text:

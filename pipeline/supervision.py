@@ -9,14 +9,15 @@ from pipeline.processes import Process
 
 # A start that fails is tried again after 1, 2, 3 ... s; after 20 tries (some 200 s) supervisor gives the process up
 # as FATAL and the watchdog begins anew, so the wait never grows beyond that and a process is never given up for good.
+PROCESS = "DRIFTLINE_PROCESS"  # which line of the table a process, and what it forked, belongs to
 START_RETRIES = 20
 START_S = 3  # a process that lives so long counts as started; one that dies later is restarted at once
 LOG_BYTES, LOG_BACKUPS = "20MB", 2
 
 
-def configuration(processes: Sequence[Process], socket: str, folder: str, logs: str) -> str:
+def configuration(processes: Sequence[Process], socket: str, folder: str, logs: str, python: str = "python") -> str:
     """supervisord.conf: nothing starts by itself (the order is `up`'s), whatever dies is started again."""
-    return "\n".join([_daemon(socket, folder), *(_program(p, logs) for p in processes)])
+    return "\n".join([_daemon(socket, folder), *(_program(p, logs, python) for p in processes)])
 
 
 def _daemon(socket: str, folder: str) -> str:
@@ -39,9 +40,9 @@ minfds=4096
 """
 
 
-def _program(process: Process, logs: str) -> str:
+def _program(process: Process, logs: str, python: str) -> str:
     return f"""[program:{process.name}]
-command={_escaped(command_line(process))}
+command={_escaped(command_line(process, python))}
 autostart=false
 autorestart=true
 startsecs={START_S}
@@ -58,10 +59,11 @@ stdout_logfile_backups={LOG_BACKUPS}
 """
 
 
-def command_line(process: Process) -> str:
+def command_line(process: Process, python: str = "python") -> str:
     """`env NAME=value command`: supervisor's own `environment=` has no way to write a quote."""
-    variables = [f"{name}={value}" for name, value in process.env.items()]
-    return shlex.join([*(["env", *variables] if variables else []), *process.command])
+    variables = [f"{name}={value}" for name, value in {**process.env, PROCESS: process.name}.items()]
+    alone = [python, "-m", "pipeline.alone"] if process.forks else []
+    return shlex.join(["env", *variables, *alone, *process.command])
 
 
 def _escaped(text: str) -> str:

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from pipeline.contract import Reject
 from pipeline.decode import Decoder
+from pipeline.json_record import constant_field
 
 MAX_ROWS = 10_000
 MAX_BODY = 16 * 1024 * 1024
@@ -94,7 +95,8 @@ def _parse(body: bytes) -> _Batch:
     except msgspec.ValidationError as error:
         raise Refusal(422, f'expected {{"rows": [record, ...]}}: {error}', field="rows", rule="type") from None
     except (msgspec.DecodeError, RecursionError) as error:
-        raise Refusal(400, f"expected JSON: {error}", field="", rule="syntax") from None
+        field = constant_field(body.decode("utf-8", "replace"))
+        raise Refusal(400, f"expected JSON: {error}", field=field, rule="syntax") from None
 
 
 def _refusal(reject: Reject, **where: int) -> Refusal:

@@ -38,12 +38,17 @@ CHAMPION = ChampionFollower(
 WORKERS = int(os.environ.get("DRIFTLINE_SERVING_WORKERS", "2"))
 
 
+def _schema() -> dict[str, Any]:
+    """The contract's schema as OpenAPI takes it: it knows no `$schema`."""
+    return {k: v for k, v in decode.request_schema(CONTRACT).items() if not k.startswith("$")}
+
+
 class Record(pydantic.RootModel[dict[str, Any]]):
     """One record of the contract; the gate has judged it before it comes here, so nothing is checked twice."""
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> dict[str, Any]:
-        return decode.request_schema(CONTRACT)
+        return _schema()
 
 
 class Batch(pydantic.RootModel[dict[str, Any]]):
@@ -53,7 +58,7 @@ class Batch(pydantic.RootModel[dict[str, Any]]):
     def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> dict[str, Any]:
         return {
             "type": "object",
-            "properties": {"rows": {"type": "array", "items": decode.request_schema(CONTRACT)}},
+            "properties": {"rows": {"type": "array", "items": _schema()}},
             "required": ["rows"],
             "additionalProperties": False,
         }

@@ -167,7 +167,7 @@ def stream(story: Story) -> str:
 
     rows = story.wait(landed, 60, "the first rows in the lake")
     story.sample = next(m.value() for m in read_all(story.settings, topics.valid(story.contract.id)))
-    return f"{RATE:,} events/s at {SPEED:,} x event time; first commit with {rows:,} rows"
+    return f"{RATE:,} events/s at {SPEED:,} x event time, 0.5 % of them damaged; first commit with {rows:,} rows"
 
 
 def first_model(story: Story) -> str:
@@ -494,7 +494,7 @@ def _close(story: Story) -> None:
             ("MLflow", "mlflow"),
         ):
             console.print(f"{name:<20} http://127.0.0.1:{story.settings.ports[port]}")
-        console.print(f"left running; `DRIFTLINE_HOME={_shown(story.settings.home)} driftline down` stops it")
+        console.print(f"left running; `DRIFTLINE_HOME={_shown(story.settings.home)} .venv/bin/driftline down` stops it")
     console.print(f"report              {_shown(story.settings.home / 'report' / 'index.html')}")
     console.print(f"time                {total:.0f} s (bar: {BUDGET_S} s)")
     console.print(f"events in           {report['consumed']:,} = {report['valid']:,} valid + {report['dead']:,} dead")

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from monitoring.dashboards import DASHBOARDS
@@ -145,6 +146,20 @@ def test_every_target_answers(flowing):
 def test_the_drift_page_shows_the_last_window_and_the_decision(flowing):
     text = httpx.get(f"http://127.0.0.1:{flowing.ports['page']}/").text
     assert "price" in text and "promote" in text and "polyline" in text
+
+
+def test_a_killed_server_comes_back_although_its_workers_hold_its_port(flowing):
+    """Its workers outlive it and answer its probe; the successor ends them, or it would die of the taken port for ever."""
+    before = flowing.processes()["serve"]
+    workers = {p.pid for p in psutil.Process(int(before["pid"])).children(recursive=True)}
+    os.kill(int(before["pid"]), signal.SIGKILL)
+
+    def settled() -> bool:
+        now = flowing.processes()["serve"]
+        return now["ready"] and now["pid"] != before["pid"] and float(now["since_s"]) > 10
+
+    wait_until(settled, 90, "a successor that stays", 0.5)
+    assert not [pid for pid in workers if psutil.pid_exists(pid)]
 
 
 def test_a_killed_process_comes_back_and_nothing_is_lost_or_doubled(flowing):

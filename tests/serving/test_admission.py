@@ -57,7 +57,8 @@ def test_what_is_not_json_is_a_400(admission, text):
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
 def test_nan_and_infinity_are_no_json(admission, number):
     text = body(order()).replace(b"12.5", number.encode())
-    assert refused(lambda: admission.one(JSON, text))[0] == 400
+    assert refused(lambda: admission.one(JSON, text)) == (400, "price", "syntax")
+    assert refused(lambda: admission.many(JSON, b'{"rows":[%b]}' % text)) == (400, "price", "syntax")
 
 
 def test_a_number_too_large_for_a_float_is_a_422(admission):

@@ -87,7 +87,14 @@ def test_the_supervisors_file_starts_nothing_by_itself_and_restarts_everything()
 
 def test_a_command_with_spaces_and_percent_signs_arrives_as_it_was():
     process = replace(named("prometheus"), command=("run", "a b", "100%"), env={"SAID": 'x "y"'})
-    assert shlex.split(command_line(process)) == ["env", 'SAID=x "y"', "run", "a b", "100%"]
+    assert shlex.split(command_line(process)) == [
+        "env",
+        'SAID=x "y"',
+        f"DRIFTLINE_PROCESS={process.name}",
+        "run",
+        "a b",
+        "100%",
+    ]
     assert "100%%" in configuration([process], "/tmp/s", "/tmp/f", "/tmp/l")
 
 
