@@ -145,6 +145,7 @@ def decide(
     harm: Harm = "none",
     in_episode: bool = False,
     material: bool | None = None,
+    against: str = "the champion's loss",
 ) -> Decision:
     """The decision over paired scores. `slices`: name of a column -> each event's value; `after`: mask of events after the shift.
 
@@ -157,7 +158,7 @@ def decide(
     by_slice = _by_slice(difference, base, slices)
     worst = _inferior_slice(by_slice)
     need = (in_episode and harm != "harmful") if material is None else material
-    wins, reason = _wins(overall, late, harm, need)
+    wins, reason = _wins(overall, late, harm, need, against)
     reasons = [reason]
     if overall.rows < FEWEST_ROWS:
         wins, reasons = False, [f"{overall.rows} labelled events; expected at least {FEWEST_ROWS}"]
@@ -174,12 +175,11 @@ def decide_first(label: np.ndarray, challenger: np.ndarray, base_rate: float) ->
 
     Slices have no veto here: where a slice holds no signal, no model beats its base rate, and nothing serves yet.
     """
-    found = decide(label, np.full(len(label), base_rate), challenger, {})
+    found = decide(label, np.full(len(label), base_rate), challenger, {}, against="the loss of the base rate")
     gap = calibration_error(label, challenger)
     calibrated = bool(gap <= CALIBRATION_BOUND)
     said = f"calibration error {gap:.3f} {'within' if calibrated else 'above'} {CALIBRATION_BOUND}"
-    reasons = (r.replace("champion's loss", "loss of the base rate") for r in found.reasons)
-    return replace(found, promote=found.promote and calibrated, reasons=(*reasons, said))
+    return replace(found, promote=found.promote and calibrated, reasons=(*found.reasons, said))
 
 
 def calibration_error(label: np.ndarray, p: np.ndarray, bins: int = BINS) -> float:
@@ -191,8 +191,8 @@ def calibration_error(label: np.ndarray, p: np.ndarray, bins: int = BINS) -> flo
     return float(sum(len(i) * abs(np.mean(p[i]) - np.mean(label[i])) for i in parts) / len(p))
 
 
-def _wins(overall: Bound, late: Bound | None, harm: Harm, material: bool) -> tuple[bool, str]:
-    share = f"{overall.mean / overall.champion_loss:+.2%} (upper bound {overall.upper / overall.champion_loss:+.2%}) of the champion's loss"
+def _wins(overall: Bound, late: Bound | None, harm: Harm, material: bool, against: str) -> tuple[bool, str]:
+    share = f"{overall.mean / overall.champion_loss:+.2%} (upper bound {overall.upper / overall.champion_loss:+.2%}) of {against}"
     if material:
         wins = overall.below(-MATERIAL)
         return wins, f"{'materially better' if wins else 'not materially better'}: {share}"

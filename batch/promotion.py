@@ -18,7 +18,7 @@ from batch.ledger import Draft, Entry, Ledger
 from pipeline import times, topics
 from pipeline.contract import Contract
 from pipeline.errors import CheckFailed, Unreachable, UsageError
-from pipeline.kafka import read_all
+from pipeline.kafka import bounds, consumer, read_all
 from pipeline.logs import log
 from pipeline.settings import Settings
 
@@ -135,8 +135,6 @@ TAIL = 20  # messages: the markers of transactions take offsets too
 
 
 def _tail(settings: Settings, topic: str) -> list[Message]:
-    from pipeline.kafka import bounds, consumer
-
     client = consumer(settings, "read-tail")
     try:
         starts = {p: max(lo, hi - TAIL) for p, (lo, hi) in bounds(client, topic).items()}

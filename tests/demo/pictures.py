@@ -68,15 +68,7 @@ def over_time(path: Path, windows: dict[str, Sequence[Json]], marks: Sequence[tu
         for when, _ in marks:
             axes.axvline(_when(when), color=GREY, lw=0.8, ls=":")
     for when, label in marks:
-        top.annotate(
-            label,
-            (_when(when), 1.01),
-            xycoords=("data", "axes fraction"),
-            rotation=30,
-            fontsize=8,
-            ha="left",
-            va="bottom",
-        )
+        _name(top, when, label)
     top.set(ylabel="distance from the reference")
     bottom.set(ylabel="evidence (natural log)", yscale="symlog", xlabel="event time")
     _dates(bottom)
@@ -122,18 +114,16 @@ def loss_by_version(path: Path, by_version: dict[str, dict[int, float]], marks: 
         )
     for when, label in marks:
         axes.axvline(_when(when), color=GREY, lw=0.8, ls=":")
-        axes.annotate(
-            label,
-            (_when(when), 1.01),
-            xycoords=("data", "axes fraction"),
-            rotation=30,
-            fontsize=8,
-            ha="left",
-            va="bottom",
-        )
+        _name(axes, when, label)
     axes.set(xlabel="event time", ylabel="mean log loss an hour")
     _dates(axes)
     return _save(figure, axes, path)
+
+
+def _name(axes: plt.Axes, when: str, label: str) -> None:
+    """The mark's name above the picture."""
+    place, system = (_when(when), 1.01), ("data", "axes fraction")
+    axes.annotate(label, place, xycoords=system, rotation=30, fontsize=8, ha="left", va="bottom")
 
 
 def _dates(axes: plt.Axes) -> None:
