@@ -10,12 +10,13 @@ controller that waits for a child can go on answering /healthz.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import threading
 import time
 from dataclasses import dataclass, field, replace
 
-from batch import dataset, decisions, ledger, promotion, training_child
+from batch import dataset, decisions, ledger, promotion, rolling, training_child
 from batch.decisions import Close, Episode, Facts, Hold, Obey, Policy, Request, Retrain, Step, Wait
 from batch.heard import Heard
 from batch.ledger import ChampionMoved, Draft, Ledger
@@ -31,6 +32,8 @@ from pipeline.logs import log
 from pipeline.service import Service
 from pipeline.settings import Settings
 from pipeline.times import to_ms
+
+ROLL_S = 10.0
 
 
 class Control:
@@ -110,6 +113,7 @@ class Controller:
     _failed_at: list[float] = field(default_factory=list)
     _settled: bool = False
     _said: str = ""
+    _rolled: float = -math.inf
 
     @property
     def model(self) -> str:
@@ -136,7 +140,19 @@ class Controller:
         except ChampionMoved as error:
             log("champion_moved", "warning", error=error)
         self._measure()
+        if isinstance(step, Wait) and self._settled and not any(e.state == "firing" for e in episodes):
+            self._roll()
         return step
+
+    def _roll(self) -> None:
+        """A last-week or rolling reference, where the contract wants one; looked at every ROLL_S of wall time."""
+        if self.contract.drift.reference.kind == "training" or time.monotonic() - self._rolled < ROLL_S:
+            return
+        self._rolled = time.monotonic()
+        try:
+            rolling.publish_due(self.settings, self.contract)
+        except Unreachable as error:
+            log("reference_put_off", "warning", error=error)
 
     def facts(self, episodes: list[Episode], requests: list[Request]) -> Facts:
         entries = self.book.entries(self.model)

@@ -99,10 +99,18 @@ def count_labelled(settings: Settings, contract: Contract, start: int | None = N
 
 def newest_event_time(settings: Settings, contract: Contract) -> int | None:
     """Newest event time in the lake, ms; None while there is none."""
+    found = event_times(settings, contract)
+    return found and found[1]
+
+
+def event_times(settings: Settings, contract: Contract) -> tuple[int, int] | None:
+    """(oldest, newest) event time in the lake, ms; None while there is no row."""
     if not table.exists(settings, contract.id):
         return None
-    newest = table.scan(settings, contract.id).select(pl.col(contract.time.field).max()).collect().item()
-    return None if newest is None else _ms(newest)
+    clock = pl.col(contract.time.field)
+    ends = table.scan(settings, contract.id).select(clock.min().alias("low"), clock.max().alias("high")).collect()
+    low, high = ends.row(0)
+    return None if high is None else (_ms(low), _ms(high))
 
 
 def events_between(

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote
 
@@ -18,52 +18,60 @@ import msgspec
 import polars as pl
 import pyarrow as pa
 from confluent_kafka import KafkaException
-from rich.console import Console
-from rich.table import Table
 
+from batch import reference_show
+from batch.reference_build import build, outcomes
 from pipeline import contract_file, kafka, topics
-from pipeline.contract import Contract
+from pipeline.contract import RAW_OFFSET, RAW_PARTITION, REJECT, Contract
 from pipeline.errors import CheckFailed, Unreachable, UsageError
 from pipeline.logs import log
 from pipeline.settings import Settings
 from pipeline.times import to_ms, to_text
 from stream_processors import cells
 from stream_processors.cells import FeatureReference
-from stream_processors.panes import WHOLE, Clock, Key, clock_of, segment_name
-from stream_processors.reference_store import ReferenceRecord, ReferenceStore, read_store
+from stream_processors.panes import Key, clock_of
+from stream_processors.reference_store import ReferenceRecord, read_store
 
-# Of a grouping, the largest values get a reference of their own; rows of the others are judged in `*` only.
-SEGMENTS_A_GROUPING = 50
-SEGMENT_ROWS = 200  # below it a segment says nothing at all; the drift budget's own floor for paging is higher
 PUBLISH_S = 30.0
 
 
 class Reference:
-    summary = "Build the reference that the stream is judged by, or show the one in force."
+    summary = "Build the reference that the stream is judged by, show it, compare two."
 
     @staticmethod
     def configure(parser: argparse.ArgumentParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True)
-        build = actions.add_parser("build", help="from rows of the lake, or from a Parquet file, and publish it")
-        build.add_argument("--table-version", type=int, help="version of the lake table (default: the newest)")
-        build.add_argument("--from", dest="since", metavar="TIME", help="first event time, RFC 3339 (default: all)")
-        build.add_argument("--to", dest="until", metavar="TIME", help="event time behind the last (default: all)")
-        build.add_argument("--file", type=Path, help="a Parquet file with the contract's columns instead of the lake")
-        build.add_argument(
+        make = actions.add_parser(
+            "build", help="from rows of the lake, a Parquet file or a training run, and publish it"
+        )
+        source = make.add_mutually_exclusive_group()
+        source.add_argument("--table-version", type=int, help="version of the lake table (default: the newest)")
+        source.add_argument("--file", type=Path, help="a Parquet file with the contract's columns instead of the lake")
+        source.add_argument("--mlflow-run", metavar="RUN", help="the lake rows that this MLflow run was trained on")
+        make.add_argument("--from", dest="since", metavar="TIME", help="first event time, RFC 3339 (default: all)")
+        make.add_argument("--to", dest="until", metavar="TIME", help="event time behind the last (default: all)")
+        make.add_argument("--last", metavar="SPAN", help="only so much event time before the newest row, e.g. 7d, 12h")
+        make.add_argument(
             "--effective-from", metavar="TIME", help="in force from here on (default: the window after the last row)"
         )
-        show = actions.add_parser("show", help="versions, features, segments")
-        for one in (build, show):
+        show = actions.add_parser("show", help="versions, features, segments; rhythm, dependence, what pages")
+        diff = actions.add_parser("diff", help="what changed between two versions, or a version and a Parquet file")
+        diff.add_argument("old", type=int, metavar="VERSION")
+        diff.add_argument("new", metavar="VERSION|FILE")
+        for one in (make, show, diff):
             one.add_argument("--json", action="store_true", help="one JSON object a line")
 
     @staticmethod
     def run(args: argparse.Namespace, settings: Settings) -> int:
         contract = contract_file.load(settings.contract)
         if args.action == "show":
-            return _show(read_store(settings, contract.id), contract, args.json)
+            return reference_show.show(read_store(settings, contract.id), contract, args.json)
+        if args.action == "diff":
+            return _diff(args, settings, contract)
         rows = _rows(args, settings, contract)
         effective = to_ms(args.effective_from) if args.effective_from else _window_after(rows, contract)
-        _print(publish(settings, contract, rows, version=None, effective_from=effective), args.json)
+        records = publish(settings, contract, rows, version=None, effective_from=effective)
+        reference_show.print_records(records, args.json)
         return 0
 
 
@@ -79,10 +87,9 @@ def publish(
     store, clock = read_store(settings, contract.id), clock_of(contract)
     number = store.timeline.generation + 1 if version is None else version
     effective = -(-effective_from // clock.window) * clock.window
-    references = build(contract, clock, rows, number, effective)
-    directory = _directory(settings, contract) / f"v{number}"
+    references = build(contract, clock, rows, number, effective, rejects_of(settings, contract, rows))
     earlier = tuple((s.version, to_text(s.effective_from)) for s in store.timeline.sets if s.version < number)
-    records = [_record(contract, r, _write(directory, r), len(references), earlier) for r in references.values()]
+    records = written(settings, contract, references, earlier)
     _send(settings, contract, records)
     log(
         "reference_published",
@@ -94,43 +101,38 @@ def publish(
     return records
 
 
-def build(
-    contract: Contract, clock: Clock, rows: pl.DataFrame | pa.Table, version: int, effective_from: int
-) -> dict[Key, FeatureReference]:
-    """The references of every monitored feature, whole and by segment; CheckFailed if there is no row."""
-    table = rows.to_arrow() if isinstance(rows, pl.DataFrame) else rows
-    missing = [f.name for f in contract.drift.features if f.name not in table.column_names]
-    if missing:
-        raise UsageError(f"reference rows: expected the columns {missing}, got {table.column_names}")
-    if table.num_rows == 0:
-        raise CheckFailed("reference rows: expected some, got none; is the time range right?")
-    made = {}
-    for columns, segment, part in _segments(contract, pl.from_arrow(table)):
-        for feature in (f for f in contract.drift.features if f.name not in columns):  # constant within its own segment
-            column = _column(part.to_arrow().column(feature.name))
-            made[feature.name, segment] = cells.build(
-                feature, segment, column, version=version, effective_from=effective_from
-            )
-    return made
+def written(
+    settings: Settings,
+    contract: Contract,
+    references: Mapping[Key, FeatureReference],
+    earlier: tuple[tuple[int, str], ...] = (),
+) -> list[ReferenceRecord]:
+    """The records of one version, its files durable; `earlier` = (version, effective from) of those before."""
+    lake = _directory(settings, contract)
+    return [
+        _record(contract, r, _write(lake / f"v{r.version}", r), len(references), earlier) for r in references.values()
+    ]
 
 
-def _segments(contract: Contract, rows: pl.DataFrame) -> Iterator[tuple[tuple[str, ...], str, pl.DataFrame]]:
-    """Grouping columns, segment name, rows."""
-    yield (), WHOLE, rows
-    for columns in contract.drift.segments:
-        sizes = rows.drop_nulls(list(columns)).group_by(list(columns)).len().filter(pl.col("len") >= SEGMENT_ROWS)
-        for *values, _ in (
-            sizes.sort(["len", *columns], descending=[True, *[False] * len(columns)]).head(SEGMENTS_A_GROUPING).rows()
-        ):
-            same = pl.all_horizontal(pl.col(c) == v for c, v in zip(columns, values, strict=True))
-            yield columns, segment_name(columns, tuple(values)), rows.filter(same)
+def rejects_of(settings: Settings, contract: Contract, rows: pl.DataFrame | pa.Table) -> pa.Table | None:
+    """The `outcomes` of all records within the rows' own raw offsets; None where the rows carry no offset."""
+    from batch import table
 
-
-def _column(column: pa.ChunkedArray) -> pa.Array:
-    whole = column.combine_chunks()
-    kind = whole.type
-    text = pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_dictionary(kind)
-    return whole.cast(pa.string()) if text else whole
+    frame = rows if isinstance(rows, pl.DataFrame) else pl.from_arrow(rows)
+    assert isinstance(frame, pl.DataFrame)
+    if RAW_PARTITION not in frame.columns:
+        return None
+    ends = frame.group_by(RAW_PARTITION).agg(low=pl.col(RAW_OFFSET).min(), high=pl.col(RAW_OFFSET).max() + 1)
+    ranges = {p: (low, high) for p, low, high in ends.iter_rows()}
+    coordinate = [pl.col(RAW_PARTITION), pl.col(RAW_OFFSET)]
+    records = [table.rows_in(table.scan(settings, contract.id), ranges).select(*coordinate, contract.time.field)]
+    if table.exists(settings, contract.id, table.DEAD_LETTERS):
+        letters = table.rows_in(table.scan(settings, contract.id, table.DEAD_LETTERS), ranges)
+        own = letters.filter(pl.col("raw_topic") == topics.events(contract.id)).unique([RAW_PARTITION, RAW_OFFSET])
+        records.append(own.select(*coordinate, pl.col("reason").alias(REJECT)))
+    else:
+        records = [records[0].with_columns(pl.lit(None, pl.String).alias(REJECT))]
+    return outcomes(pl.concat(records, how="diagonal").collect(), frame, contract.time.field)
 
 
 def _record(
@@ -183,25 +185,73 @@ def _send(settings: Settings, contract: Contract, records: list[ReferenceRecord]
 
 def _rows(args: argparse.Namespace, settings: Settings, contract: Contract) -> pl.DataFrame:
     clock = pl.col(contract.time.field)
+    since, until = _time(args.since), _time(args.until)
     if args.file:
         rows = pl.scan_parquet(args.file)
     else:
         from batch import table  # the lake's libraries take a second to import
 
-        rows = table.scan(settings, contract.id, version=args.table_version)
-    if args.since:
-        rows = rows.filter(clock >= _time(args.since))
-    if args.until:
-        rows = rows.filter(clock < _time(args.until))
-    return rows.select(
-        {f.name for f in contract.drift.features}
-        | {c for s in contract.drift.segments for c in s}
-        | {contract.time.field}
-    ).collect()
+        version = args.table_version
+        if args.mlflow_run:
+            version, since, until = trained_on(settings, contract, args.mlflow_run)
+        rows = table.scan(settings, contract.id, version=version)
+    if since:
+        rows = rows.filter(clock >= since)
+    if until:
+        rows = rows.filter(clock < until)
+    if args.last:
+        newest = rows.select(clock.max()).collect().item()
+        rows = rows.filter(clock > newest - span_of(args.last)) if newest else rows
+    return rows.select(_columns(contract, rows.collect_schema().names())).collect()
 
 
-def _time(text: str) -> datetime:
-    return datetime.fromtimestamp(to_ms(text) / 1000, UTC)
+def _columns(contract: Contract, there: list[str]) -> list[str]:
+    """What a reference is made of; a column that is not there is missed where it is needed."""
+    wanted = {f.name for f in contract.drift.features} | {c for s in contract.drift.segments for c in s}
+    return [c for c in there if c in wanted | {contract.time.field, RAW_PARTITION, RAW_OFFSET}]
+
+
+def trained_on(settings: Settings, contract: Contract, run: str) -> tuple[int, datetime, datetime]:
+    """(table version, first event time, event time behind the last) of a training run."""
+    from batch import registry
+
+    tags = registry.data_of(settings, run)
+    try:
+        version, start, end = int(tags["table_version"]), to_ms(tags["start"]), to_ms(tags["end"]) + 1
+    except (KeyError, ValueError) as error:
+        raise CheckFailed(
+            f"MLflow run {run}: expected the data of a `driftline train` run in its tags, got {tags}"
+        ) from error
+    if tags.get("contract") != contract.name:
+        raise CheckFailed(f"MLflow run {run}: expected data of {contract.name}, got {tags.get('contract')}")
+    return version, *(datetime.fromtimestamp(ms / 1000, UTC) for ms in (start, end))
+
+
+def span_of(text: str) -> timedelta:
+    """
+    >>> span_of("7d"), span_of("90m")
+    (datetime.timedelta(days=7), datetime.timedelta(seconds=5400))
+    """
+    units = {"d": "days", "h": "hours", "m": "minutes"}
+    if text[:-1].isdigit() and text[-1:] in units and int(text[:-1]):
+        return timedelta(**{units[text[-1]]: int(text[:-1])})
+    raise UsageError(f"--last {text}: expected a number of days, hours or minutes, e.g. 7d, 12h, 90m")
+
+
+def _diff(args: argparse.Namespace, settings: Settings, contract: Contract) -> int:
+    store = read_store(settings, contract.id)
+    old = reference_show.members(store, args.old)
+    if args.new.isdigit():
+        new = reference_show.members(store, int(args.new))
+    elif Path(args.new).is_file():
+        new = build(contract, clock_of(contract), pl.read_parquet(args.new), 0, 0)
+    else:
+        raise UsageError(f"reference diff: expected a version or a Parquet file, got {args.new}")
+    return reference_show.diff(old, new, contract.drift.alpha, args.json)
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromtimestamp(to_ms(text) / 1000, UTC) if text else None
 
 
 def _window_after(rows: pl.DataFrame, contract: Contract) -> int:
@@ -213,23 +263,3 @@ def _window_after(rows: pl.DataFrame, contract: Contract) -> int:
         )
     when = newest if newest.tzinfo else newest.replace(tzinfo=UTC)
     return clock.window_of(int(when.timestamp() * 1000)) + clock.window
-
-
-def _show(store: ReferenceStore, contract: Contract, as_json: bool) -> int:
-    if not store.timeline.sets:
-        raise CheckFailed(
-            f"no reference for {contract.id} yet; `driftline reference build` or the first training publishes one"
-        )
-    _print([r for s in store.timeline.sets for _, r in sorted(store.records(s.version).items())], as_json)
-    return 0
-
-
-def _print(records: list[ReferenceRecord], as_json: bool) -> None:
-    if as_json:
-        for record in records:
-            print(msgspec.json.encode(record).decode())
-        return
-    table = Table("version", "effective from", "feature", "segment", "kind", "rows", "cells")
-    for r in records:
-        table.add_row(str(r.version), r.effective_from, r.feature, r.segment, r.kind, str(r.rows), str(r.cells))
-    Console(soft_wrap=True).print(table)

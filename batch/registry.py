@@ -113,6 +113,13 @@ def point(settings: Settings, model: str, version: str) -> None:
     _through(settings, lambda: _rest(settings, "POST", {"name": model, "alias": ALIAS, "version": version}))
 
 
+def data_of(settings: Settings, run: str) -> dict[str, str]:
+    """The identity of the data that a run was trained on, from its tags."""
+    found = _through(settings, lambda: _client(settings).get_run(run).data.tags)
+    prefix = "driftline.data."
+    return {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
+
+
 def pointed(settings: Settings, model: str) -> str | None:
     """The version under the alias; None if there is none."""
     found = _through(settings, lambda: _rest(settings, "GET", {"name": model, "alias": ALIAS}))

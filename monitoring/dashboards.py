@@ -325,6 +325,58 @@ DRIFT = Dashboard(
             ),
         ),
         (
+            "The monitor itself",
+            (
+                Panel(
+                    "False pages against the budget",
+                    "Measured on rows drawn from the reference, as a share of the page budget, with a 95 % interval; 1 is the budget.",
+                    (
+                        (
+                            'max by (bound) (driftline_drift_false_pages_ratio{dataset=~"$dataset"})',
+                            "{{bound}}",
+                        ),
+                        ('max(driftline_drift_stated_false_pages_ratio{dataset=~"$dataset"})', "stated"),
+                    ),
+                    "none",
+                    "timeseries",
+                    6,
+                    1,
+                ),
+                Panel(
+                    "Alarms of the null stream",
+                    "False alarms that rows drawn from the reference have raised, and the panes they took, since the process began.",
+                    (
+                        ('sum(driftline_drift_null_alarms_total{dataset=~"$dataset"})', "alarms"),
+                        ('sum(driftline_drift_null_panes_total{dataset=~"$dataset"})', "panes"),
+                    ),
+                    "none",
+                    "stat",
+                    6,
+                ),
+                Panel(
+                    "Smallest shift caught now",
+                    "Shift that a window catches with 90 % chance at the present rate: standard deviations, share points of categories.",
+                    (
+                        (
+                            f"max by (feature, segment) (driftline_drift_smallest_shift{_DRIFT})",
+                            "{{feature}} {{segment}}",
+                        ),
+                    ),
+                    "none",
+                    "timeseries",
+                    6,
+                ),
+                Panel(
+                    "Canaries caught",
+                    "Share of planted shifts of that size that were caught within their window; nine in ten are to be expected.",
+                    (('max by (dataset) (driftline_drift_canary_caught_ratio{dataset=~"$dataset"})', "{{dataset}}"),),
+                    "percentunit",
+                    "timeseries",
+                    6,
+                ),
+            ),
+        ),
+        (
             "Clock and reference",
             (
                 Panel(

@@ -76,6 +76,12 @@ CATALOGUE: tuple[Metric, ...] = (
         "Rows too late to revise a window; they reach the lake.",
         ("dataset",),
     ),
+    Metric(
+        "driftline_rejects_unplaced_total",
+        "counter",
+        "Records before their partition's first valid row: no event time places them, so the share of rejects leaves them out.",
+        ("dataset",),
+    ),
     Metric("driftline_windows_closed_total", "counter", "Windows closed, by kind of close.", ("dataset", "close")),
     Metric(
         "driftline_drift_statistic",
@@ -130,6 +136,39 @@ CATALOGUE: tuple[Metric, ...] = (
         ("dataset", "source", "state"),
     ),
     Metric("driftline_episodes_total", "counter", "Episodes by state reached.", ("dataset", "source", "state")),
+    # the drift monitor, watched by itself
+    Metric(
+        "driftline_drift_null_panes_total",
+        "counter",
+        "Panes, times detectors, of rows drawn from the reference that went through the detectors.",
+        ("dataset",),
+    ),
+    Metric("driftline_drift_null_alarms_total", "counter", "Alarms that these raised: false ones.", ("dataset",)),
+    Metric(
+        "driftline_drift_false_pages_ratio",
+        "gauge",
+        "Measured false pages as a share of the page budget: estimate, and its 95 % interval.",
+        ("dataset", "bound"),
+    ),
+    Metric(
+        "driftline_drift_stated_false_pages_ratio",
+        "gauge",
+        "False pages that the thresholds in force allow by theory, as a share of the page budget.",
+        ("dataset",),
+    ),
+    Metric(
+        "driftline_drift_smallest_shift",
+        "gauge",
+        "Smallest shift caught within a window with 90 % chance: standard deviations, share points of categories.",
+        ("dataset", "feature", "segment"),
+    ),
+    Metric(
+        "driftline_drift_canaries_total",
+        "counter",
+        "Windows with a shift of that size planted, by whether they were caught.",
+        ("dataset", "result"),
+    ),
+    Metric("driftline_drift_canary_caught_ratio", "gauge", "Share of these that were caught.", ("dataset",)),
     # lake
     Metric("driftline_lake_commits_total", "counter", "Table commits by result.", ("table", "result")),
     Metric(

@@ -103,6 +103,14 @@ ALERTS: tuple[Alert, ...] = (
         "The drift monitor is blind: look at the process `drift` and at the watermark.",
     ),
     Alert(
+        "DriftlineFalsePagesAboveBudget",
+        'max by (dataset) (driftline_drift_false_pages_ratio{bound="low"}) > 1 or max by (dataset) (driftline_drift_stated_false_pages_ratio) > 1.01',
+        "0m",
+        "warning",
+        "The drift monitor raises more false alarms than its page budget allows.",
+        "{{ $labels.dataset }}: {{ $value | humanize }} times the budget, measured on rows drawn from the reference or stated by the thresholds in force.",
+    ),
+    Alert(
         "DriftlineCircuitOpen",
         "max by (process, target) (driftline_circuit_open) == 1",
         "2m",

@@ -36,6 +36,7 @@ class Role:
     verb: str
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
+    asks: tuple[str, ...] = ()  # topics whose ends it may ask for, not their records
     transactional: tuple[str, ...] = ()  # verbs whose transactional ids it uses
 
 
@@ -55,8 +56,9 @@ def roles(dataset: str) -> tuple[Role, ...]:
         Role(
             "drift",
             "drift",
-            reads=(blocks, topics.PARTIALS, topics.STATE, topics.REFERENCES, topics.VERDICTS, topics.ALERTS),
+            reads=(blocks, quality, topics.PARTIALS, topics.STATE, topics.REFERENCES, topics.VERDICTS, topics.ALERTS),
             writes=(topics.PARTIALS, topics.STATE, topics.VERDICTS, topics.ALERTS),
+            asks=(events,),  # has a partition ever held a record
             transactional=("drift",),
         ),
         Role("compactor", "compact", reads=(blocks, events, dead, outcomes), writes=(quality,)),
@@ -91,6 +93,7 @@ def grants(dataset: str) -> Iterator[Grant]:
         who = role.principal
         yield from (Grant(who, "read", "topic", name) for name in role.reads)
         yield from (Grant(who, "write", "topic", name) for name in role.writes)
+        yield from (Grant(who, "describe", "topic", name) for name in role.asks)
         if role.reads:
             yield Grant(who, "read", "group", topics.group(dataset, role.verb), prefixed=True)
             yield from (Grant(who, "read", "group", prefix, prefixed=True) for prefix in READER_GROUPS)

@@ -31,7 +31,7 @@ GROUPS = {
     "the stack": ["up", "status", "top", "down", "watch", "topics", "render", "page"],
     "the contract": ["contract"],
     "events": ["produce", "validate", "dead-letters", "breaker"],
-    "drift": ["drift", "verdicts", "alerts", "reference"],
+    "drift": ["drift", "verdicts", "alerts", "reference", "backtest"],
     "the lake": ["compact", "quality", "verify", "export", "report"],
     "the model": ["train", "models", "control", "serve", "score", "evaluate"],
     "from a checkout": ["demo", "bench"],

@@ -85,26 +85,63 @@ class DatasetRule:
     description: str = ""
 
 
+Rhythm = Literal["auto", "none", "hour", "week"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """The smallest effect worth a page; 0 = none is too small, so whatever is significant pages."""
+
+    kind: Literal["distance", "wasserstein", "share"] = "distance"  # D; the feature's own units; share points
+    value: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class MonitoredFeature:
-    """A column watched for drift; tolerance = the smallest effect worth a page (D for numbers, share points for categories)."""
+    """A column watched for drift."""
 
     name: str
     kind: Literal["numeric", "categorical"]
-    tolerance: float = 0.0
+    tolerance: Tolerance = Tolerance()
     weight: float = 1.0  # share of the page budget, relative
+    rhythm: Rhythm | None = None  # None = the plan's
+
+
+REJECTS = MonitoredFeature(REJECT, "categorical")  # reason codes, and `valid`; no column, so no field can shadow it
+
+
+@dataclass(frozen=True, slots=True)
+class ReferencePlan:
+    """What windows are compared with: the training rows, those of the last week, or those of the last `span`."""
+
+    kind: Literal["training", "last-week", "rolling"] = "training"
+    span: timedelta = timedelta(days=7)
+    every: timedelta = timedelta(days=1)  # how often a last-week or rolling reference is made anew
+    rows: int = 200_000  # kept exactly; a larger sample is thinned to this many
 
 
 @dataclass(frozen=True, slots=True)
 class DriftPlan:
     features: tuple[MonitoredFeature, ...]
     segments: tuple[tuple[str, ...], ...] = ()  # each a tuple of categorical columns; the whole (`*`) is always there
-    window: timedelta = timedelta(hours=1)
+    window: timedelta = timedelta(hours=1)  # of windows by rows: the pane, for they begin and end with one
     pane: timedelta = timedelta(minutes=5)
     pages: float = 1.0  # page budget: at most `pages` expected false pages ...
     pages_per: timedelta = timedelta(days=30)  # ... in this much event time, over everything monitored
     rule: Literal["bank", "scan", "confseq", "ks_alpha"] = "bank"
     alpha: float = 0.05  # of the published K-S critical value, and of rule ks_alpha
+    window_rows: int | None = None  # windows by rows: whole panes until they hold this many on-time rows
+    slide: timedelta | None = None  # windows begin this often and overlap; None = they tumble
+    rhythm: Rhythm = "auto"
+    dependence: Literal["auto", "none"] = "auto"
+    reference: ReferencePlan = ReferencePlan()
+    rejects: bool = True  # the share of rejected records is a feature too
+    null_monitor: bool = True  # the monitor measures its own false-alarm rate
+
+    @property
+    def watched(self) -> tuple[MonitoredFeature, ...]:
+        """Everything that verdicts speak of: the features, and the rejects unless they are switched off."""
+        return (*self.features, REJECTS) if self.rejects and self.features else self.features
 
 
 @dataclass(frozen=True, slots=True)

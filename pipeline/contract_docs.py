@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
-from pipeline.contract import Contract, DatasetRule, Field, MatchLabel, OutcomeLabel
+from pipeline.contract import Contract, DatasetRule, DriftPlan, Field, MatchLabel, MonitoredFeature, OutcomeLabel
+from pipeline.contract_plans import MOST_REFERENCE_ROWS
 from pipeline.json_record import MAX_DEPTH
 from pipeline.record import CODES
 from pipeline.topics import RECORD_LIMIT
@@ -66,6 +67,29 @@ block, with every cell that has a value of its field's type; one that is not sta
 
 """
 
+_DRIFT = f"""## The drift plan
+
+The custom property `drift`. Every key may be left out.
+
+| key | default | what it says |
+|---|---|---|
+| `features` | none | columns to watch: `name`, `kind` (numeric or categorical), `weight` (share of the page budget, relative, 1), `tolerance`, `rhythm` |
+| `tolerance` of a feature | 0 | the smallest effect worth a page: a number is a K-S distance (numeric) or share points (categorical); `{{distance: 0.02}}`, `{{wasserstein: 5.0}}` in the feature's units, `{{share: 0.01}}`; 0 = whatever is significant |
+| `segments` | none | lists of text columns: each value (or pair) is watched apart, rare ones as one pool |
+| `window` | `1 h` | what a verdict speaks of: a time, or `10000 rows` (whole panes until they hold so many on-time rows) |
+| `slide` | the window | how often a window begins: a multiple of the pane that divides the window |
+| `pane` | `5 min` | what detectors step on |
+| `pageBudget` | `1 per 30 d` | false pages expected at most in so much event time, over everything watched |
+| `rule` | `bank` | `bank`, `scan`, `confseq` or `ks_alpha` |
+| `alpha` | 0.05 | of the published critical value, and of `ks_alpha` |
+| `rhythm` | `auto` | compare with the same hours of the day or week: `auto` (where the reference shows a rhythm), `none`, `hour`, `week`; also per feature |
+| `dependence` | `auto` | temper the evidence where neighbouring rows depend on each other: `auto` or `none` |
+| `reference` | `{{kind: training}}` | `kind` `training`, `last-week` or `rolling`; `span` (7 d) and `every` (1 d) of the latter two; `rows` kept exactly (200,000, at most {MOST_REFERENCE_ROWS:,}) |
+| `rejects` | true | watch the share of rejected records as the feature `reject` |
+| `nullMonitor` | true | the monitor measures its own false-alarm rate |
+
+"""
+
 
 def page(contracts: Sequence[Contract]) -> str:
     """The whole page, in Markdown."""
@@ -76,7 +100,7 @@ def page(contracts: Sequence[Contract]) -> str:
         "",
     ]
     sections = [line for contract in contracts for line in _contract(contract)]
-    return "\n".join([_HEAD, _MEANING + _TEXT + "\n".join([*codes, *sections])]).rstrip() + "\n"
+    return "\n".join([_HEAD, _MEANING + _TEXT + _DRIFT + "\n".join([*codes, *sections])]).rstrip() + "\n"
 
 
 def _contract(contract: Contract) -> Iterable[str]:
@@ -133,14 +157,32 @@ def _plans(contract: Contract) -> Iterable[str]:
         else f"- No key. Unknown fields: {contract.unknown_fields}."
     )
     yield f"- Event time: `{time.field}`; lateness {_duration(time.lateness)}; idle after {_duration(time.idle)}; future bound: {future}; revisions within: {revise}."
-    features = ", ".join(f"`{f.name}` ({f.kind}, tolerance {f.tolerance:g})" for f in drift.features)
+    features = ", ".join(f"`{f.name}` ({f.kind}, {_tolerance(f)})" for f in drift.features)
     segments = ", ".join(["the whole", *(f"each `{' x '.join(s)}`" for s in drift.segments)])
-    yield f"- Drift: {features}; over {segments}; window {_duration(drift.window)} of {_duration(drift.pane)} panes; rule `{drift.rule}`; at most {drift.pages:g} false page expected in {_duration(drift.pages_per)}."
+    yield f"- Drift: {features}{', the share of rejects' if drift.rejects and drift.features else ''}; over {segments}; {_window(drift)} of {_duration(drift.pane)} panes; rule `{drift.rule}`; at most {drift.pages:g} false page expected in {_duration(drift.pages_per)}."
+    source = drift.reference
+    span = (
+        "" if source.kind == "training" else f" of {_duration(source.span)}, made anew every {_duration(source.every)}"
+    )
+    yield f"- Reference: {source.kind}{span}, up to {source.rows:,} rows kept; rhythm: {drift.rhythm}; dependence: {drift.dependence}; self-monitoring: {'on' if drift.null_monitor else 'off'}."
     match contract.label:
         case OutcomeLabel(name, key, delay):
             yield f"- Label: `{name}`, joined on `{key}`; missing after {_duration(delay)}."
         case MatchLabel(name, field, pattern, on, horizon):
             yield f"- Label: `{name}`: an event in whose `{field}` `{pattern}` is found marks the latest earlier row with equal {_names(on)} within {_duration(horizon)}; a row with a null there carries none."
+
+
+def _tolerance(f: MonitoredFeature) -> str:
+    unit = {"distance": "", "wasserstein": " in its units", "share": ""}[f.tolerance.kind]
+    rhythm = f", rhythm {f.rhythm}" if f.rhythm else ""
+    return f"tolerance {f.tolerance.value:g}{unit}{rhythm}"
+
+
+def _window(drift: DriftPlan) -> str:
+    if drift.window_rows is not None:
+        return f"window {drift.window_rows:,} rows"
+    slide = f", one every {_duration(drift.slide)}," if drift.slide else ""
+    return f"window {_duration(drift.window)}{slide}"
 
 
 def _side(side: tuple[str, str, object]) -> str:

@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, cast
 
-from pipeline.contract import RESERVED, DriftPlan, Field, MatchLabel, MonitoredFeature, OutcomeLabel, TimePlan
+import yaml
+
+from pipeline.contract import (
+    RESERVED,
+    DriftPlan,
+    Field,
+    MatchLabel,
+    MonitoredFeature,
+    OutcomeLabel,
+    ReferencePlan,
+    Rhythm,
+    TimePlan,
+    Tolerance,
+)
 from pipeline.contract_terms import field_name, pattern
 from pipeline.contract_yaml import At
+
+_ROWS = re.compile(r"([0-9]+) rows")
+MOST_REFERENCE_ROWS = 10_000_000
 
 
 def time_plan(at: At, known: dict[str, Field]) -> TimePlan:
@@ -27,8 +43,12 @@ def time_plan(at: At, known: dict[str, Field]) -> TimePlan:
 
 
 def drift_plan(at: At, known: dict[str, Field]) -> DriftPlan:
-    at.only("features", "segments", "window", "pane", "pageBudget", "rule", "alpha")
-    window, pane = at.get("window").duration(timedelta(hours=1)), at.get("pane").duration(timedelta(minutes=5))
+    at.only(
+        "features", "segments", "window", "slide", "pane", "pageBudget", "rule", "alpha", "rhythm", "dependence",
+        "reference", "rejects", "nullMonitor",
+    )  # fmt: skip
+    pane = at.get("pane").duration(timedelta(minutes=5))
+    window, rows = _window(at.get("window"), pane)
     if window % pane:
         at.get("pane").wrong(f"a divisor of the window, {window}")
     alpha = at.get("alpha").number(0.05) or 0.0
@@ -44,22 +64,81 @@ def drift_plan(at: At, known: dict[str, Field]) -> DriftPlan:
         pages_per=per,
         rule=at.get("rule").choice(Literal["bank", "scan", "confseq", "ks_alpha"], "bank"),
         alpha=alpha,
+        window_rows=rows,
+        slide=_slide(at.get("slide"), window, pane, rows),
+        rhythm=at.get("rhythm").choice(Rhythm, "auto"),
+        dependence=at.get("dependence").choice(Literal["auto", "none"], "auto"),
+        reference=_reference(at.get("reference")),
+        rejects=at.get("rejects").flag(True),
+        null_monitor=at.get("nullMonitor").flag(True),
+    )
+
+
+def _window(at: At, pane: timedelta) -> tuple[timedelta, int | None]:
+    """`1 h`, or `10000 rows`: such windows begin and end with a pane."""
+    match = None if at.absent or not isinstance(at.node, yaml.ScalarNode) else _ROWS.fullmatch(at.node.value)
+    if not match:
+        return at.duration(timedelta(hours=1)), None
+    if int(match[1]) < 1:
+        at.wrong("a duration like 1 h, or a number of rows like 10000 rows")
+    return pane, max(1, int(match[1]))
+
+
+def _slide(at: At, window: timedelta, pane: timedelta, rows: int | None) -> timedelta | None:
+    if at.absent:
+        return None
+    slide = at.duration(None)
+    if rows is not None:
+        at.wrong("no slide beside a window of rows")
+    elif window % slide or slide % pane:
+        at.wrong(f"a multiple of the pane, {pane}, that divides the window, {window}")
+    return None if slide == window else slide
+
+
+def _reference(at: At) -> ReferencePlan:
+    if at.absent:
+        return ReferencePlan()
+    at.only("kind", "span", "every", "rows")
+    rows = at.get("rows").integer(200_000, least=1)
+    if rows > MOST_REFERENCE_ROWS:
+        at.get("rows").wrong(f"at most {MOST_REFERENCE_ROWS}")
+    return ReferencePlan(
+        kind=at.get("kind").choice(Literal["training", "last-week", "rolling"], "training"),
+        span=at.get("span").duration(timedelta(days=7)),
+        every=at.get("every").duration(timedelta(days=1)),
+        rows=rows,
     )
 
 
 def _feature(at: At, known: dict[str, Field]) -> MonitoredFeature:
-    at.only("name", "kind", "tolerance", "weight")
+    at.only("name", "kind", "tolerance", "weight", "rhythm")
     name = field_name(at.get("name"), known)
     numeric = name in known and known[name].type in ("integer", "number")
     kind = at.get("kind").choice(Literal["numeric", "categorical"], "numeric" if numeric else "categorical")
     if name in known and (kind == "numeric") != numeric:
         at.get("kind").wrong(f"{'numeric' if numeric else 'categorical'}, as {name} is of type {known[name].type}")
-    tolerance, weight = at.get("tolerance").number(0.0) or 0.0, at.get("weight").number(1.0) or 0.0
-    if not 0 <= tolerance < 1:
-        at.get("tolerance").wrong("a share from 0 to 1")
+    weight = at.get("weight").number(1.0) or 0.0
     if weight <= 0:
         at.get("weight").wrong("a number > 0")
-    return MonitoredFeature(name, kind, tolerance, weight)
+    rhythm = None if at.get("rhythm").absent else at.get("rhythm").choice(Rhythm, "auto")
+    return MonitoredFeature(name, kind, _tolerance(at.get("tolerance"), kind), weight, rhythm)
+
+
+def _tolerance(at: At, kind: str) -> Tolerance:
+    """A number is a distance of numbers and a share of categories; `{wasserstein: 5.0}` is in the feature's units."""
+    known = ("distance", "wasserstein") if kind == "numeric" else ("share",)
+    if at.absent or isinstance(at.node, yaml.ScalarNode):
+        name, value = known[0], at.number(0.0) or 0.0
+    else:
+        at.only(*known)
+        given = [k for k in known if not at.get(k).absent]
+        if len(given) != 1:
+            at.wrong(f"exactly one of: {', '.join(known)}")
+        name, at = (given or known)[0], at.get((given or known)[0])
+        value = at.number(0.0) or 0.0
+    if value < 0 or (name != "wasserstein" and value >= 1):
+        at.wrong("a number >= 0" if name == "wasserstein" else "a share from 0 to 1")
+    return Tolerance(cast(Literal["distance", "wasserstein", "share"], name), value)
 
 
 def _segment(at: At, known: dict[str, Field]) -> tuple[str, ...]:

@@ -11,6 +11,14 @@ from __future__ import annotations
 
 import numpy as np
 
+NEVER = -(2**62)  # ms
+
+
+def reached_before(event_times: np.ndarray, maximum_before: int | None) -> np.ndarray:
+    """The partition's maximum event time before each row; far below any time where there is none."""
+    first = NEVER if maximum_before is None else maximum_before
+    return np.maximum.accumulate(np.concatenate([[first], event_times]))[:-1]
+
 
 def late_mask(event_times: np.ndarray, maximum_before: int | None, lateness_ms: int) -> np.ndarray:
     """True where a valid row is late. `event_times`: int64 ms of valid rows in offset order; `maximum_before`: as in the block header.
@@ -18,6 +26,4 @@ def late_mask(event_times: np.ndarray, maximum_before: int | None, lateness_ms: 
     >>> late_mask(np.array([12, 3, 14, 8]), None, 5)
     array([False,  True, False,  True])
     """
-    floor = np.iinfo(np.int64).min + lateness_ms if maximum_before is None else maximum_before
-    running = np.maximum.accumulate(np.concatenate([[floor], event_times]))[:-1]
-    return event_times < running - lateness_ms
+    return event_times < reached_before(event_times, maximum_before) - lateness_ms

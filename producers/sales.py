@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from typing import Literal
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from producers.arrivals import DAY_MS, HOUR_MS, WEEK_MS
 CATEGORIES = ("electronics", "fashion", "home", "grocery", "toys", "sports", "books", "beauty")
 REGIONS = ("north", "south", "east", "west", "central")
 CHANNELS = ("web", "app", "store", "partner")
+_VALUES = {"category": CATEGORIES, "region": REGIONS, "channel": CHANNELS}
 FIELDS = (
     "order_id",
     "customer_id",
@@ -46,6 +48,7 @@ _PRICE_SPREAD = np.array([0.80, 0.60, 0.70, 0.55, 0.55, 0.65, 0.40, 0.55])
 _CATEGORY_SHARE = np.array([0.13, 0.19, 0.13, 0.20, 0.09, 0.08, 0.10, 0.08])
 _PRICE_NOISE = 0.10  # of one product's log price from order to order
 MAX_QUANTITY, MAX_DISCOUNT_CENTS = 60, 50
+_GOLDEN = 0.6180339887498949  # turns a uniform number into others that are nearly independent of it
 
 # by category: log odds of a return, next to an average category
 _RETURN_BY_CATEGORY = np.array([0.30, 1.00, 0.05, -1.20, -0.15, 0.20, -0.70, -0.45])
@@ -82,6 +85,18 @@ class Return:
     by_channel: tuple[float, ...] = tuple(_RETURN_BY_CHANNEL)
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that goes wrong between an order and its record (see sales_faults); the order itself is as ever."""
+
+    kind: Literal["unit", "silent", "null", "renamed", "clock", "twice"]
+    where: tuple[str, str] | None = None  # only orders with this value, e.g. ("region", "south"); None = all
+    share: float = 1.0  # of these
+    field: str = ""  # of the record: unit, null, renamed
+    size: float = 1.0  # unit: factor on the field; clock: seconds ahead of event time
+    value: str = ""  # renamed: what stands in the field
+
+
 @dataclass(frozen=True)
 class World:
     """What is true while a scenario holds. The defaults are `baseline`; a scenario replaces some of them."""
@@ -96,6 +111,7 @@ class World:
     law: Return = field(default_factory=Return)
     defects: float = 0.0  # share of records that are damaged on their way
     dataset_defects: bool = False  # whether damage includes what only a rule over the whole dataset sees
+    faults: tuple[Fault, ...] = ()  # on the way from the order to its record
 
     @cached_property
     def customers(self) -> np.ndarray:
@@ -131,6 +147,7 @@ class Orders:
     returned: np.ndarray
     label_after: np.ndarray  # share of the contract's label delay after which it is known whether the order came back
     defect: np.ndarray  # 0 = sent as it is, otherwise which damage (see sales_defects)
+    faults: np.ndarray  # of objects: None, or the faults that hit the order
 
     def __len__(self) -> int:
         return len(self.number)
@@ -190,6 +207,7 @@ class _Draws:
     delay: np.ndarray
     damaged: np.ndarray
     damage: np.ndarray
+    fate: np.ndarray
 
     def take(self, rows: np.ndarray) -> _Draws:
         return _Draws(*(getattr(self, name)[rows] for name in self.__slots__))
@@ -201,7 +219,7 @@ def _draw(seed: int, block: int, size: int) -> _Draws:
     integers = [rng.integers(0, _TABLE, BLOCK_ORDERS) for _ in range(2)]
     channel = rng.random(BLOCK_ORDERS)
     normal = rng.standard_normal(BLOCK_ORDERS)
-    uniforms = [rng.random(BLOCK_ORDERS) for _ in range(8)]
+    uniforms = [rng.random(BLOCK_ORDERS) for _ in range(9)]
     return _Draws(*(column[:size] for column in (*integers, channel, normal, *uniforms)))
 
 
@@ -239,6 +257,7 @@ def _realise(world: World, draws: _Draws, number: np.ndarray, event_ms: np.ndarr
         returned=draws.returned < probability,
         label_after=SOONEST_LABEL + draws.delay * (1 - SOONEST_LABEL),
         defect=_defect(world, draws),
+        faults=_faults(world, draws, {"category": category, "region": known.region[customer], "channel": channel}),
     )
 
 
@@ -259,6 +278,19 @@ def _discount(world: World, draws: _Draws, category: np.ndarray, channel: np.nda
 def _defect(world: World, draws: _Draws) -> np.ndarray:
     number = 1 + (draws.damage * ALL_KINDS).astype(np.int64) + (0 if world.dataset_defects else ALL_KINDS)
     return np.where(draws.damaged < world.defects, number, 0)
+
+
+def _faults(world: World, draws: _Draws, of: Mapping[str, np.ndarray]) -> np.ndarray:
+    """By order, those of the world's faults that hit it; each draws its share anew from one uniform number an order."""
+    found = np.full(len(draws.fate), None, dtype=object)
+    for i, fault in enumerate(world.faults):
+        hit = (draws.fate + i * _GOLDEN) % 1.0 < fault.share
+        if fault.where:
+            column, value = fault.where
+            hit &= of[column] == _VALUES[column].index(value)
+        for row in np.flatnonzero(hit).tolist():
+            found[row] = (*(found[row] or ()), fault)
+    return found
 
 
 def _evening(event_ms: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.contract import Contract, OutcomeLabel
 from pipeline.errors import UsageError
 from pipeline.times import ms
-from producers import sales_json
+from producers import sales_faults, sales_json
 from producers.arrivals import Timeline
 from producers.batches import NO_LABELS, Batch, Key, Labels, Source
 from producers.sales import BLOCK_ORDERS, FIELDS, Orders, World, orders
@@ -75,12 +75,14 @@ def stream(
         yield render(contract, orders(world_at, seed, block, event_ms), name, labels=labels)
 
 
-def render(contract: Contract, block: Orders, name: str, *, labels: bool) -> Batch:
+def render(contract: Contract, ordered: Orders, name: str, *, labels: bool) -> Batch:
+    block = sales_faults.arriving(ordered)
     ids = sales_json.order_ids(name, block.number)
+    sent = sales_faults.mended(block, sales_json.values(sales_faults.stamped(block), ids))
     return Batch(
         event_ms=block.event_ms,
         keys=_keys(contract, block, ids),
-        values=sales_json.values(block, ids),
+        values=sent,
         labels=_labels(contract, block, ids) if labels else NO_LABELS,
     )
 
@@ -93,7 +95,8 @@ def _labels(contract: Contract, block: Orders, ids: list[str]) -> Labels:
     label = contract.label
     if not isinstance(label, OutcomeLabel):
         return NO_LABELS
-    sound = np.flatnonzero(block.defect == 0)
+    first = np.diff(block.number, prepend=-1) != 0  # an order that is sent twice comes back once
+    sound = np.flatnonzero((block.defect == 0) & first)
     at_ms = block.event_ms[sound] + (block.label_after[sound] * ms(label.delay)).astype(np.int64)
     kept = [ids[row] for row in sound.tolist()]
     values = sales_json.outcomes(kept, block.returned[sound], at_ms, label.key, label.name, contract.time.field)

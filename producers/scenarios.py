@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from pipeline.errors import UsageError
 from pipeline.times import ms
-from producers.sales import World
+from producers.sales import Fault, World
 
 CUE = "next"
 PAPER_TABLE = "paper-table-2"  # a finite run of its own, not a change of the world
@@ -61,6 +61,54 @@ def _defects(world: World) -> World:
     return replace(world, defects=DEFECT_SHARE)
 
 
+def _unit_change(world: World) -> World:
+    """The till of region central sends prices in cents: 100 times the price."""
+    return _with(world, Fault("unit", ("region", "central"), field="price", size=100.0))
+
+
+def _dropped_segment(world: World) -> World:
+    """No record of region south arrives; the others are sent as ever."""
+    return _with(world, Fault("silent", ("region", "south")))
+
+
+def _null_burst(world: World) -> World:
+    """The price of every fifth record is null."""
+    return _with(world, Fault("null", share=0.2, field="price"))
+
+
+def _new_category(world: World) -> World:
+    """One record in twelve names a channel that did not exist: social."""
+    return _with(world, Fault("renamed", share=1 / 12, field="channel", value="social"))
+
+
+def _price_move(world: World) -> World:
+    """Prices rise by 15 % everywhere, and nothing else: the harmless half of price-shift."""
+    return replace(world, price_by_category=tuple(1.15 * factor for factor in world.price_by_category))
+
+
+def _mix_change(world: World) -> World:
+    """Orders move from the web to the app, and from electronics to groceries."""
+    return replace(
+        world,
+        channel_weight=tuple(a * b for a, b in zip(world.channel_weight, (0.7, 1.5, 1.0, 1.0), strict=True)),
+        category_weight=tuple(a * b for a, b in zip(world.category_weight, (0.7, 1, 1, 1.4, 1, 1, 1, 1), strict=True)),
+    )
+
+
+def _clock_skew(world: World) -> World:
+    """The clock of region east is 45 minutes behind: its records come late."""
+    return _with(world, Fault("clock", ("region", "east"), size=-45 * 60.0))
+
+
+def _duplicate_producer(world: World) -> World:
+    """A second producer sends every record of region west once more."""
+    return _with(world, Fault("twice", ("region", "west")))
+
+
+def _with(world: World, fault: Fault) -> World:
+    return replace(world, faults=(*world.faults, fault))
+
+
 # In the order in which a set is applied.
 MODIFIERS: dict[str, Callable[[World], World]] = {
     "price-shift": _price_shift,
@@ -69,6 +117,14 @@ MODIFIERS: dict[str, Callable[[World], World]] = {
     "seasonal": _seasonal,
     "defects": _defects,
     "bad-records": _bad_records,
+    "unit-change": _unit_change,
+    "dropped-segment": _dropped_segment,
+    "null-burst": _null_burst,
+    "new-category": _new_category,
+    "price-move": _price_move,
+    "mix-change": _mix_change,
+    "clock-skew": _clock_skew,
+    "duplicate-producer": _duplicate_producer,
 }
 NAMES = ("baseline", *MODIFIERS, PAPER_TABLE)
 

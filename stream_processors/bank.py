@@ -1,8 +1,8 @@
-"""PURE. A bank of alternatives: ways in which a feature may leave its reference, each a distribution q over the coarse cells.
+"""PURE. The bank of one reference: for each alternative q a score log(q/p) per group of cells, in every slot of its rhythm.
 
-Beside the reference p each alternative gives a score log(q/p) per cell; the counts of a pane times these scores is the
-log-likelihood ratio of the pane, whose exponential has expectation 1 while the data follows p. Alternatives are stated on
-the reference's own quantile scale ("shift +0.2 sd" of the normal scores), so one bank suits any feature.
+The counts of a pane times the scores of its slot is the log-likelihood ratio of the pane, whose exponential has expectation 1
+while the data follows p. A group is a run of coarse cells that detectors tell apart: about 76, finer in the tails; of
+categories the 62 most frequent ones, the rest together.
 
 p is a sample of R rows, and every pane is judged by the same sample, so its error would add up. E[q/p] is linear in the
 true law, hence at most 1 + 3 sd_p(q/p) / sqrt(R) within three standard errors; the logarithm of that, the slack, is taken
@@ -13,263 +13,220 @@ least four standard errors of its mean score, KL(p||q) >= 4 sd_p(log q/p) / sqrt
 For a shift of t standard deviations that is t >= 8 / sqrt(R). This is also the tolerance: what is below half the smallest
 alternative gathers no evidence.
 
-Scores are multiples of 2**-24, rounded down: sums over integer counts are exact in float64 up to 17 M rows a pane, so the
-evidence does not depend on the order of summation, and rounding can only lose evidence.
+With slots each has its own p, R and slack; the list of alternatives is one. One that a slot cannot tell apart scores 0
+there, a factor of 1, so expectations stay at most 1. Under dependence scores are multiplied by eta (`Temper`), at most 1:
+E[exp(eta s)] <= E[exp s]**eta. Groups with fewer than 20 of the slot's rows are taken together with their neighbours.
+
+Scores are multiples of 2**-18, rounded down, in float32: sums over integer counts in float64 are exact up to 2**29 rows,
+so the evidence does not depend on the order of summation, and rounding can only lose evidence. Memory 30 KB a slot: 24
+slots of 12 features hold 9 MB.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numba import njit
-from scipy import special
 
-from stream_processors.cells import FeatureReference
+from stream_processors.alternatives import Alternative, alternatives
+from stream_processors.cells import ROWS_A_CELL, FeatureReference
 
-SHIFTS = (0.1, 0.2, 0.4, 0.8)  # sd of the normal scores, both ways
-SCALES = (1.1, 1.25, 1.5, 0.9, 0.8, 0.67)
-TAILS = (0.005, 0.02, 0.1)  # share added to the outer 1 % on one side
-BLOCKS = ((16, 0.1), (32, 0.03))  # (number of quantile blocks, share added to one of them)
-SHAPES, SHAPE_SIZES = range(3, 9), (0.08, 0.2)  # orders and sizes of Neyman's smooth alternatives
-GAINS, LOSSES = (0.02, 0.05, 0.15), (0.8, 0.5)  # of one category: share added, factor
-EVEN = (0.1, 0.3)  # share drawn evenly over the categories
-NULLS = NEW = (0.01, 0.05, 0.2)  # share of nulls, of values never seen, added
-FEWER_NULLS = (0.5, 0.1)  # factors on the share of nulls
-SCAN_CELLS = 64  # value cells of the scan at most; unseen and null come on top
 ERRORS = 4.0  # standard errors that the reference's own error may not bridge
 SLACK_ERRORS = 3.0  # of E[q/p] that are taken off; 1 in 740 references is further out, for one alternative
 RARE_ROWS = 3.0  # added to counts of nulls and unseen values: 3/R is the 95 % bound of a share seen zero times in R
-SMALLEST = 2.0**-24  # unit of the scores
-_FLOOR = 1e-9
-
-Named = Iterator[tuple[str, np.ndarray]]
+SMALLEST = 2.0**-18  # unit of the scores
+OWN_GROUPS = 62  # categories told apart
+_TAIL = np.array([1, 2, 3, 4, 5, 8, 12]) / 512  # edges of the outer 1/32; beyond it groups of 1/64
+_EDGES = np.concatenate((_TAIL, np.arange(2, 63) / 64, 1 - _TAIL[::-1]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bank:
     names: tuple[str, ...]
+    families: tuple[str, ...]
     weights: np.ndarray  # float64[J], sum 1; families weigh the same
-    scores: np.ndarray  # float64[cells, J], log(q/p) - slack
-    slack: np.ndarray  # float64[J], a row: what the reference's own error could pretend
-    sizes: np.ndarray  # float64[J], KL(p||q); t**2 / 2 for a shift of t sd
-    reference: np.ndarray  # float64[cells], p; sums to 1
-    groups: np.ndarray  # scan cell of each coarse cell
-    scan_cumulative: np.ndarray  # float64, cumulative p of the scan cells
-    scan_scores: np.ndarray  # float64[scan cells, J], log(q/p) there
+    sizes: np.ndarray  # float64[J], KL(p||q) in the pool; t**2 / 2 for a shift of t sd
+    eta: np.ndarray  # float64[J], in (0, 1]
+    groups: np.ndarray  # int32[cells + 2], the group of each coarse cell; the last two are unseen and null
+    laws: np.ndarray  # float64[S, G], p in each slot; one slot if there is no rhythm
+    rows: np.ndarray  # float64[S], reference rows with a value
+    scores: np.ndarray  # float32[S, G, J], log(q/p) - slack
+    slack: np.ndarray  # float64[S, J], a row: what the reference's own error could pretend
+
+    @property
+    def slots(self) -> int:
+        return len(self.laws)
 
 
-@lru_cache(maxsize=1024)
-def bank_of(reference: FeatureReference) -> Bank:
-    """The alternatives that this reference can tell from itself; built once, 1 to 10 ms."""
-    p = shares(reference)
-    kept = [
-        (family, name, q) for family, name, q in _distinct(_alternatives(reference, p)) if _told_apart(p, q, reference)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Law:
+    """p in one slot (or the pool), on groups taken together where rows are few."""
+
+    p: np.ndarray  # float64, merged groups, unseen, null; sums to 1
+    counted: np.ndarray  # reference rows of each
+    rows: int  # with a value, as many as would be as certain if they were independent
+    merged: np.ndarray  # int64[G]: merged group of each group
+    inside: np.ndarray  # float64[G]: share of a group in its merged group
+    names: dict[int, str] | None  # of categories that stand alone
+
+
+@lru_cache(maxsize=2048)
+def bank_of(reference: FeatureReference, fine: bool = False) -> Bank:
+    """The alternatives that this reference can tell from itself, on groups or (`fine`) on every cell; built once, 2 to 3 ms a slot."""
+    groups, names = _groups(reference, fine)
+    pool = _law(reference, groups, names, None)
+    slots = (
+        [_law(reference, groups, names, s) for s in range(len(reference.slots.names))] if reference.slots else [pool]
+    )
+    temper = reference.temper.eta if reference.temper else {}
+    listed = list(alternatives(pool.p, pool.names, reference.discrete))
+    found = [
+        _told_apart(law, listed if law is pool else list(alternatives(law.p, law.names, reference.discrete)))
+        for law in slots
     ]
-    q = np.stack([q for _, _, q in kept], 1) if kept else np.empty((len(p), 0))
-    groups = _groups(p[:-2])
-    sums = np.zeros((int(groups[-1]) + 1, len(p)))
-    sums[groups, np.arange(len(p))] = 1.0
+    kept = [a for a in listed if temper.get(a.name, 1.0) > 0 and any(a.name in told for told in found)]
+    scores = np.zeros((len(slots), int(groups[-1]) + 1, len(kept)), np.float32)
+    slack = np.zeros((len(slots), len(kept)))
+    for s, (law, told) in enumerate(zip(slots, found, strict=True)):
+        here = [j for j, a in enumerate(kept) if a.name in told]
+        slack[s, here] = [told[kept[j].name][1] for j in here]
+        made = np.stack([told[kept[j].name][0] for j in here], 1) if here else np.empty((len(law.p), 0))
+        scores[s][:, here] = (np.floor((made - slack[s, here]) / SMALLEST) * SMALLEST)[law.merged]
     return Bank(
-        tuple(name for _, name, _ in kept),
-        _weights([family for family, _, _ in kept]),
-        _scores(q, p, slack := _slack(q, p, reference)),
-        slack,
-        -(p @ np.log(q / p[:, None])),
-        p,
+        tuple(a.name for a in kept),
+        tuple(a.family for a in kept),
+        _weights([a.family for a in kept]),
+        np.array([-float(pool.p @ np.log(a.q / pool.p)) for a in kept]),
+        np.array([min(1.0, float(temper.get(a.name, 1.0))) for a in kept]),
         groups,
-        np.cumsum(sums @ p),
-        _scores(sums @ q, sums @ p, np.zeros(len(kept))),
+        np.stack([law.p[law.merged] * law.inside for law in slots]),
+        np.array([float(law.rows) for law in slots]),
+        scores,
+        slack,
     )
 
 
-@njit(cache=True, nogil=True)
-def gained(counts, scores):
-    """counts . scores, skipping the empty cells, in one thread: BLAS would share it among threads that wait for each other."""
-    total = np.zeros(scores.shape[1])
-    for cell in range(counts.size):
-        if counts[cell]:
-            for j in range(scores.shape[1]):
-                total[j] += counts[cell] * scores[cell, j]
-    return total
+def block_scores(
+    reference: FeatureReference, panes: Sequence[np.ndarray], slots: Sequence[int] | None = None
+) -> np.ndarray:
+    """float64[panes, J]: what each pane's coarse counts add to each alternative of `bank_of(reference).names`, untempered."""
+    bank = bank_of(reference)
+    made = np.zeros((len(panes), len(bank.names)))
+    for i, pane in enumerate(panes):
+        made[i] = in_groups(bank, pane) @ bank.scores[slots[i] if slots else 0].astype(np.float64)
+    return made
 
 
-def shares(reference: FeatureReference) -> np.ndarray:
-    """p: the share of each coarse cell. Rare cells are taken at an upper bound, so that a rare value is no surprise.
-
-    A value never seen has the Good-Turing share (values seen once / R), plus the bound for none.
-    """
-    rows, size = reference.rows, reference.cells
-    valued = (reference.cell_rows[:-2] + 0.5) / (rows + 0.5 * size) if size else np.empty(0)
-    once = int((reference.counts == 1).sum()) if reference.discrete else 0
-    unseen = (once + RARE_ROWS) / (rows + once + RARE_ROWS)
-    null = (reference.nulls + RARE_ROWS) / (reference.source_rows + reference.nulls + RARE_ROWS)
-    p = np.concatenate((valued * (1 - unseen) * (1 - null), [unseen * (1 - null), null]))
-    return p / p.sum()
+def in_groups(bank: Bank, coarse: np.ndarray) -> np.ndarray:
+    return np.bincount(bank.groups, weights=coarse, minlength=bank.laws.shape[1])
 
 
-def _alternatives(reference: FeatureReference, p: np.ndarray) -> Iterator[tuple[str, str, np.ndarray]]:
-    """(family, name, q)."""
-    inner = p[:-2] / p[:-2].sum() if reference.cells else p[:-2]
-    families: list[tuple[str, Callable[[np.ndarray], Named]]] = (
-        [("shift", _shifts), ("scale", _scales), ("tail", _tails), ("block", _blocks), ("shape", _shapes)]
-        if reference.kind == "numeric"
-        else [("gain", _gains(reference)), ("loss", _losses(reference)), ("even", _even)]
-    )
-    if len(inner) > 1:
-        for family, make in families:
-            for name, q in make(inner):
-                yield family, name, np.concatenate((q * p[:-2].sum(), p[-2:]))
-    for share in NEW if reference.discrete else ():
-        yield "new", f"new values +{share:.0%}", _mixed(p, _unit(len(p), -2), share)
-    for share in NULLS:
-        yield "null", f"nulls +{share:.0%}", _mixed(p, _unit(len(p), -1), share)
-    for factor in FEWER_NULLS:
-        yield "null", f"nulls x{factor}", _scaled(p, -1, factor)
-
-
-def _shifts(p: np.ndarray) -> Named:
-    edges = special.ndtri(np.cumsum(p)[:-1])
-    for size in SHIFTS:
-        for sign in (1, -1):
-            yield f"shift {sign * size:+} sd", _between(special.ndtr(edges - sign * size))
-
-
-def _scales(p: np.ndarray) -> Named:
-    edges = special.ndtri(np.cumsum(p)[:-1])
-    for factor in SCALES:
-        yield f"scale x{factor}", _between(special.ndtr(edges / factor))
-
-
-def _tails(p: np.ndarray) -> Named:
-    middle = _middle(p)
-    for share in TAILS:
-        yield f"upper tail +{share:.1%}", _mixed(p, p * (middle >= min(0.99, middle[-1])), share)
-        yield f"lower tail +{share:.1%}", _mixed(p, p * (middle <= max(0.01, middle[0])), share)
-
-
-def _blocks(p: np.ndarray) -> Named:
-    middle = _middle(p)
-    for number, share in BLOCKS:
-        for i in range(number):
-            low, high = i / number, (i + 1) / number
-            inside = p * ((middle >= low) & (middle < high))
-            if inside.any():
-                yield f"excess {share:.0%} in quantiles {low:.3f}-{high:.3f}", _mixed(p, inside, share)
-
-
-def _shapes(p: np.ndarray) -> Named:
-    """Neyman's smooth alternatives 1 + theta * sqrt(2k + 1) * P_k(2u - 1), P_k the Legendre polynomials."""
-    middle = _middle(p)
-    for order in SHAPES:
-        wave = np.sqrt(2 * order + 1) * special.eval_legendre(order, 2 * middle - 1)
-        for size in SHAPE_SIZES:
-            for sign in (1, -1):
-                yield f"shape {order} {sign * size:+}", np.maximum(p * (1 + sign * size * wave), p * 1e-3)
-
-
-def _gains(reference: FeatureReference) -> Callable[[np.ndarray], Named]:
-    def gains(p: np.ndarray) -> Named:
-        for cell, name in _named_cells(reference):
-            for share in GAINS:
-                yield f"{name} +{share:.0%}", _mixed(p, _unit(len(p), cell), share)
-
-    return gains
-
-
-def _losses(reference: FeatureReference) -> Callable[[np.ndarray], Named]:
-    def losses(p: np.ndarray) -> Named:
-        for cell, name in _named_cells(reference):
-            for factor in LOSSES:
-                yield f"{name} x{factor}", _scaled(p, cell, factor)
-
-    return losses
-
-
-def _even(p: np.ndarray) -> Named:
-    for share in EVEN:
-        yield f"{share:.0%} spread evenly", _mixed(p, np.ones(len(p)), share)
-
-
-def _named_cells(reference: FeatureReference) -> list[tuple[int, str]]:
-    """The 32 most frequent cells of categories; the shared one is called `rare values`."""
+def _groups(reference: FeatureReference, fine: bool = False) -> tuple[np.ndarray, dict[int, str] | None]:
+    """(group of each coarse cell, names of the groups of categories)."""
+    rows, size = reference.cell_rows[:-2].astype(np.float64), reference.cells
+    if reference.kind == "numeric" and fine:
+        return np.arange(size + 2, dtype=np.int32), None
+    if reference.kind == "numeric":
+        middle = (np.cumsum(rows) - rows / 2) / max(1.0, rows.sum())
+        of = np.unique(np.searchsorted(_EDGES, middle, side="right"), return_inverse=True)[1].reshape(-1)
+        return _with_ends(of), None
+    order = np.argsort(-rows, kind="stable")
+    own = np.sort(order[: OWN_GROUPS if size > OWN_GROUPS + 1 else size])
+    of = np.full(size, len(own), np.int64)
+    of[own] = np.arange(len(own))
     cell_of = reference.cell_of[: len(reference.categories)]
-    members = np.bincount(cell_of, minlength=reference.cells)
-    names = dict(zip(cell_of.tolist(), reference.categories, strict=True))
-    top = np.argsort(-reference.cell_rows[:-2], kind="stable")[:32]
-    return [(int(c), names[int(c)] if members[c] == 1 else "rare values") for c in np.sort(top)]
+    members = np.bincount(cell_of, minlength=size)
+    name_of = dict(zip(cell_of.tolist(), reference.categories, strict=True))
+    names = {int(of[c]): name_of[int(c)] if members[c] == 1 else "rare values" for c in own}
+    if len(own) < size:
+        names[len(own)] = "rare values"
+    return _with_ends(of), names
 
 
-def _between(cumulative: np.ndarray) -> np.ndarray:
-    return np.diff(cumulative, prepend=0.0, append=1.0)
+def _with_ends(of: np.ndarray) -> np.ndarray:
+    after = int(of.max()) + 1 if len(of) else 0
+    return np.concatenate((of, [after, after + 1])).astype(np.int32)
 
 
-def _middle(p: np.ndarray) -> np.ndarray:
-    return np.cumsum(p) - p / 2
+def _law(reference: FeatureReference, groups: np.ndarray, names: dict[int, str] | None, slot: int | None) -> _Law:
+    """p, with values never seen and nulls at an upper bound, so that a rare value is no surprise.
+
+    Values seen once say how much was not seen (Good and Turing): their rows count as never seen, two standard errors more.
+    """
+    cells = reference.cell_rows if slot is None else reference.slot_cell_rows(slot)
+    counted = np.bincount(groups, weights=cells, minlength=int(groups[-1]) + 1)
+    rows, nulls = int(counted[:-1].sum()), counted[-1]
+    once = np.bincount(groups, weights=_once(reference), minlength=len(counted)) * rows / max(1, reference.rows)
+    new = once.sum() + 2 * np.sqrt(once.sum()) + RARE_ROWS
+    value_rows, others = np.maximum(0.0, counted - once)[:-2], counted[-2]
+    together = _together(value_rows, names is None)
+    size = int(together.max()) + 1 if len(together) else 0
+    merged = np.bincount(together, weights=value_rows, minlength=size)[:size]
+    unseen = (others + new) / (value_rows.sum() + others + new)
+    source = rows * reference.source_rows / max(1, reference.rows)
+    null = (nulls + RARE_ROWS) / (source + nulls + RARE_ROWS)
+    p = (merged + 0.5) / (merged.sum() + 0.5 * size) if size else merged
+    p = np.concatenate((p * (1 - unseen) * (1 - null), [unseen * (1 - null), null]))
+    of = np.concatenate((together, [size, size + 1]))
+    known = int(rows / reference.temper.inflation) if reference.temper else rows  # dependent rows say less about p
+    inside = (value_rows + 0.5) / np.bincount(together, weights=value_rows + 0.5, minlength=size)[together]
+    alone = np.bincount(together, minlength=size)
+    named = None if names is None else {int(together[g]): n for g, n in names.items() if alone[together[g]] == 1}
+    return _Law(
+        p / p.sum(), np.concatenate((merged, [others, nulls])), known, of, np.concatenate((inside, [1.0, 1.0])), named
+    )
 
 
-def _unit(size: int, cell: int) -> np.ndarray:
-    unit = np.zeros(size)
-    unit[cell] = 1.0
-    return unit
+def _once(reference: FeatureReference) -> np.ndarray:
+    """By coarse cell the values seen once; of categories that are not named each may have been one."""
+    once = np.zeros(len(reference.cell_rows))
+    if reference.discrete:
+        codes = np.flatnonzero(reference.counts == 1)
+        np.add.at(once, reference.cell_of[2 * codes + 1 if reference.kind == "numeric" else codes], 1)
+        once[-2] = max(0, reference.cardinality - len(reference.counts))
+    return once
 
 
-def _mixed(p: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
-    return (1 - share) * p + share * other / other.sum()
+def _together(rows: np.ndarray, ordered: bool) -> np.ndarray:
+    """Merged group of each group, so that each holds 20 rows: neighbours of numbers; of categories all that are rare."""
+    if not ordered:
+        rare = rows < ROWS_A_CELL
+        of = np.cumsum(~rare) - 1
+        return np.where(rare, of.max(initial=-1) + 1, of) if rare.sum() > 1 else np.arange(len(rows))
+    of, at, held = np.zeros(len(rows), np.int64), 0, 0.0
+    for g, n in enumerate(rows):
+        of[g] = at
+        held += n
+        if held >= ROWS_A_CELL and g < len(rows) - 1:
+            at, held = at + 1, 0.0
+    if held < ROWS_A_CELL and at:
+        of[of == at] = at - 1
+    return of
 
 
-def _scaled(p: np.ndarray, cell: int, factor: float) -> np.ndarray:
-    q = p * (1 - factor * p[cell]) / (1 - p[cell])
-    q[cell] = factor * p[cell]
-    return q
+def _told_apart(law: _Law, made: list[Alternative]) -> dict[str, tuple[np.ndarray, float]]:
+    """(log(q/p), slack) by name of every alternative that the law's own error cannot make p look like, and that shows in spite of it."""
+    if not law.rows or not made:
+        return {}
+    q = np.stack([a.q for a in made])
+    ratio = q / law.p
+    score = np.log(ratio)
+    loss, gain = -score @ law.p, (q * score).sum(1)
+    spread = np.sqrt(np.maximum(0.0, np.square(score) @ law.p - np.square(loss)))
+    slack = _slack(law, ratio)
+    told = (loss > 1e-6) & (loss >= ERRORS * spread / np.sqrt(law.rows)) & (gain > slack)
+    return {made[j].name: (score[j], float(slack[j])) for j in np.flatnonzero(told)}
 
 
-def _distinct(found: Iterable[tuple[str, str, np.ndarray]]) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Without those that ties make equal to an earlier one."""
-    seen: set[bytes] = set()
-    for family, name, raw in found:
-        q = np.maximum(raw, _FLOOR * raw.sum())
-        q = q / q.sum()
-        mark = np.round(q, 9).tobytes()
-        if mark not in seen:
-            seen.add(mark)
-            yield family, name, q
-
-
-def _told_apart(p: np.ndarray, q: np.ndarray, reference: FeatureReference) -> bool:
-    """Whether the reference's own error cannot make p look like q, and q shows in spite of it."""
-    if not reference.rows:
-        return False
-    score = np.log(q / p)
-    loss, gain = -float(p @ score), float(q @ score)
-    spread = float(np.sqrt(max(0.0, p @ np.square(score) - loss * loss)))
-    slack = float(_slack(q[:, None], p, reference)[0])
-    return loss > 1e-6 and loss >= ERRORS * spread / np.sqrt(reference.rows) and gain > slack
-
-
-def _slack(q: np.ndarray, p: np.ndarray, reference: FeatureReference) -> np.ndarray:
-    """log of the upper bound of E[q/p]; cells never seen are taken at their bound in p already."""
-    rows = max(1, int(reference.cell_rows.sum()))
-    seen, ratio = reference.cell_rows / rows, q / p[:, None]
-    variance = seen @ np.square(ratio) - np.square(seen @ ratio)
-    return np.log1p(SLACK_ERRORS * np.sqrt(np.maximum(0.0, variance) / max(1, reference.rows)))
+def _slack(law: _Law, ratio: np.ndarray) -> np.ndarray:
+    """log of the upper bound of E[q/p], by alternative; cells never seen are taken at their bound in p already."""
+    seen = law.counted / max(1.0, law.counted.sum())
+    variance = np.square(ratio) @ seen - np.square(ratio @ seen)
+    return np.log1p(SLACK_ERRORS * np.sqrt(np.maximum(0.0, variance) / max(1, law.rows)))
 
 
 def _weights(families: list[str]) -> np.ndarray:
     sizes = {family: families.count(family) for family in families}
     return np.array([1 / (len(sizes) * sizes[f]) for f in families])
-
-
-def _scores(q: np.ndarray, p: np.ndarray, slack: np.ndarray) -> np.ndarray:
-    return np.floor((np.log(q / p[:, None]) - slack) / SMALLEST) * SMALLEST
-
-
-def _groups(p: np.ndarray) -> np.ndarray:
-    """Scan cell of each coarse cell: neighbours of about equal mass together, then unseen, then null."""
-    number = min(SCAN_CELLS, len(p))
-    place = np.minimum((np.cumsum(p) - p / 2) / max(p.sum(), _FLOOR) * number, number - 1).astype(np.int64)
-    place = np.unique(place, return_inverse=True)[1].reshape(-1)
-    after = int(place[-1]) + 1 if len(place) else 0
-    return np.concatenate((place, [after, after + 1]))

@@ -23,6 +23,7 @@ from pipeline.settings import Settings
 from stream_processors.panes import Clock
 from stream_processors.partial import Partial, from_bytes, to_bytes
 from stream_processors.reference_store import ReferenceStore
+from stream_processors.saved import SavedProgress
 from stream_processors.summarise import summarise
 
 REMEMBERED_BLOCKS = (
@@ -68,14 +69,13 @@ class BlockCounter:
         more = {"message.timeout.ms": 0, "compression.type": "gzip"}
         self._producer = kafka.producer(settings, f"{topics.group(contract.id, 'drift')}.partials", **more)
 
-    def load(
-        self, base: Iterable[tuple[int, int, int, int, int | None]], applied: int, partitions: Iterable[int]
-    ) -> None:
+    def load(self, base: Iterable[SavedProgress], applied: int, partitions: Iterable[int]) -> None:
         """Positions of newly owned partitions: those of the judge's state, brought forward by the partials after it."""
         fresh = {p: Position() for p in partitions}
-        for number, generation, raw, block, maximum in base:
-            if number in fresh:
-                fresh[number] = Position(generation, block, raw if block else None, maximum)
+        for known in base:
+            if known.partition in fresh:
+                raw = known.next if known.block else None
+                fresh[known.partition] = Position(known.generation, known.block, raw, known.maximum)
         for message in kafka.read_all(self._settings, topics.PARTIALS, from_offsets={0: applied}, deadline_s=600):
             if message.key() == self._key:
                 partial = from_bytes(message.value())

@@ -1,9 +1,10 @@
-"""PURE. Counts of values in the cells that a reference sample cuts: exact, sparse, additive.
+"""PURE. A reference: one feature of one segment as it was, and the cells that it cuts the values into.
 
 For numbers with distinct reference values u_0 < ... < u_{K-1} the code of x is 2 * #(u < x) + [x is one of u]: every gap
 and every equality is a cell, so all that rank statistics need survives, ties and infinities included, and counts of any
-split of the rows add up to the counts of the whole. For categories the code is the index, K for a value never seen.
-Null and NaN are counted apart. The bank and the scan read the same counts on at most 512 coarse cells.
+split of the rows add up to the counts of the whole. For categories the code is the index, K for a value without a name.
+Null and NaN are counted apart. The detectors read the same counts on at most 512 coarse cells (`coarse`; `grid` counts
+them directly). A rhythm changes no cell: each slot is another law over the same ones.
 
 Knows no windows, no thresholds, no files.
 """
@@ -12,24 +13,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numba import njit
 
 from pipeline.contract import MonitoredFeature
-from stream_processors.lookup import Lookup, codes_of, lookup_of
+from stream_processors.counts import EMPTY, Counts, from_dense
+from stream_processors.lookup import Lookup, codes_of, counted, lookup_of
+from stream_processors.slots import Slots, Temper
 
 Kind = Literal["numeric", "categorical"]
 
 WHOLE = "*"
-KEPT_ROWS = 200_000  # rows of a numeric reference; of a larger sample every (N/200,000)-th order statistic is kept
+KEPT_ROWS = 200_000  # rows of a numeric reference if the contract says nothing; of N > kept every (N/kept)-th in order
+MOST_ROWS = 10_000_000  # that a contract may ask for: 360 MB a feature, 1.3 GB while it is built
 CELLS, SEGMENT_CELLS = 512, 64  # coarse cells of the whole and of a segment
 ROWS_A_CELL = 20  # a coarse cell that holds fewer reference rows is too badly known to be alarmed on
-_MAGIC = b"C1"
+NAMED_CATEGORIES = 1_000  # by count, then name; rows of the others are `other` and count as values never seen
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +52,11 @@ class FeatureReference:
     values: np.ndarray  # numeric: distinct, sorted, float64[K]
     categories: tuple[str, ...]  # categorical: sorted by name
     counts: np.ndarray  # int64[K], rows equal to each value or category
+    other: int = 0  # rows with a category that is not named; they count as unseen
+    cardinality: int = 0  # distinct values that there were, named or not
+    slots: Slots | None = None  # a rhythm; None = one law at all times
+    temper: Temper | None = None  # None = rows are independent
+    evidence: Mapping[str, float] = field(default_factory=dict)  # of rhythm and dependence, found or not, for people
     cumulative: np.ndarray = field(init=False, repr=False)  # int64[K], rows <= each value
     lookup: Lookup | None = field(init=False, repr=False)
     cell_of: np.ndarray = field(init=False, repr=False)  # coarse cell of each code; [value cells..., unseen, null]
@@ -58,10 +68,9 @@ class FeatureReference:
         put(self, "lookup", lookup_of(self.values) if self.kind == "numeric" else None)
         cell_of, cells = _coarse_cells(self)
         put(self, "cell_of", cell_of)
-        rows = np.zeros(cells + 2, np.int64)
         codes = 2 * np.arange(len(self.counts)) + 1 if self.kind == "numeric" else np.arange(len(self.counts))
-        np.add.at(rows, cell_of[codes], self.counts)
-        rows[-1] = self.nulls
+        rows = np.bincount(cell_of[codes], weights=self.counts, minlength=cells + 2).astype(np.int64)
+        rows[-2:] = self.other, self.nulls
         put(self, "cell_rows", rows)
 
     @property
@@ -81,129 +90,137 @@ class FeatureReference:
     @property
     def cells_wanted(self) -> int:
         most = CELLS if self.segment == WHOLE else SEGMENT_CELLS
-        return max(1, min(most, self.rows // ROWS_A_CELL))
+        rows = self.rows if self.slots is None else int(self.slots.rows.min())
+        return max(1, min(most, rows // ROWS_A_CELL))
 
     @property
     def null_ratio(self) -> float:
         return self.nulls / max(1, self.source_rows + self.nulls)
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Counts:
-    """How many values fell in each cell; an abelian group under + and -."""
-
-    codes: np.ndarray  # uint32, sorted, distinct
-    n: np.ndarray  # int64, never 0
-    nulls: int = 0
-
-    @property
-    def rows(self) -> int:
-        """Rows with a value."""
-        return int(self.n.sum())
-
-    @property
-    def empty(self) -> bool:
-        return not len(self.n) and not self.nulls
-
-    def __add__(self, other: Counts) -> Counts:
-        if other.empty:
-            return self
-        if self.empty:
-            return other
-        return _added(self, other, 1)
-
-    def __sub__(self, other: Counts) -> Counts:
-        """Retract what was added; a ValueError if it was not."""
-        left = _added(self, other, -1)
-        if left.nulls < 0 or (len(left.n) and left.n.min() < 0):
-            raise ValueError("counts to retract: expected at most what was added, got more in some cell")
-        return left
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Counts):
-            return NotImplemented
-        same = np.array_equal(self.codes, other.codes) and np.array_equal(self.n, other.n)
-        return same and self.nulls == other.nulls
-
-    def __hash__(self) -> int:
-        return hash(self.to_bytes())
-
-    def to_bytes(self) -> bytes:
-        """Equal counts give equal bytes: gaps between codes, then counts, each in the least width that fits."""
-        gaps = np.diff(self.codes.astype(np.int64), prepend=0)
-        body = [_MAGIC, len(self.n).to_bytes(4, "little"), self.nulls.to_bytes(8, "little")]
-        return b"".join([*body, *_packed(gaps), *_packed(self.n)])
-
-    @staticmethod
-    def from_bytes(value: bytes) -> Counts:
-        if value[:2] != _MAGIC:
-            raise ValueError(f"counts: expected bytes that begin with {_MAGIC!r}, got {value[:2]!r}")
-        size, nulls = int.from_bytes(value[2:6], "little"), int.from_bytes(value[6:14], "little")
-        gaps, at = _unpacked(value, 14, size)
-        n, at = _unpacked(value, at, size)
-        if at != len(value):
-            raise ValueError(f"counts: expected {at} bytes, got {len(value)}")
-        return Counts(np.cumsum(gaps).astype(np.uint32), n, nulls)
-
-
-EMPTY = Counts(np.empty(0, np.uint32), np.empty(0, np.int64))
+    def slot_cell_rows(self, slot: int) -> np.ndarray:
+        """int64 reference rows of each coarse cell in one slot: those of values, then `unseen`, then `null`."""
+        if self.slots is None:
+            raise ValueError(f"reference of {self.feature} {self.segment}: expected slots, it has no rhythm")
+        return coarse(self, self.slots.counts[slot])
 
 
 def build(
-    feature: MonitoredFeature, segment: str, column: pa.Array | pa.ChunkedArray, *, version: int, effective_from: int
+    feature: MonitoredFeature,
+    segment: str,
+    column: pa.Array | pa.ChunkedArray,
+    *,
+    version: int,
+    effective_from: int,
+    kept: int = KEPT_ROWS,
+    plan: Slots | None = None,
+    times: np.ndarray | None = None,
+    named: tuple[str, ...] = (),
 ) -> FeatureReference:
-    """The reference of one feature from its rows."""
+    """The reference of one feature from its rows; by slot of `plan` if the rows' event times (ms) come with it.
+
+    The categories `named` have a name even if no row holds them.
+
+    More than `kept` rows with a number are thinned to evenly spaced order statistics, which puts at most 1 / (2 kept) on D.
+    """
+    slot = plan.at_each(times) if plan is not None and times is not None else None
     if feature.kind == "categorical":
-        return _build_categorical(feature, segment, column, version, effective_from)
-    numbers = _floats(column)
-    valued = np.sort(numbers[~np.isnan(numbers)]) + 0.0  # -0.0 becomes 0.0
-    total = len(valued)
-    if total > KEPT_ROWS:
-        valued = valued[((np.arange(KEPT_ROWS) + 0.5) * (total / KEPT_ROWS)).astype(np.int64)]
-    values, counts = np.unique(valued, return_counts=True)
+        return _build_categorical(feature, segment, column, version, effective_from, plan, slot, named)
+    numbers = floats(column)
+    valued = ~np.isnan(numbers)
+    total, order = int(valued.sum()), None
+    if slot is None:
+        kept_values = np.sort(numbers[valued]) + 0.0  # -0.0 becomes 0.0
+    else:
+        numbers, own = numbers[valued] + 0.0, slot[valued]
+        order = np.lexsort((own, numbers))
+        kept_values = numbers[order]
+    if total > kept:
+        chosen = ((np.arange(kept) + 0.5) * (total / kept)).astype(np.int64)
+        kept_values, order = kept_values[chosen], None if order is None else order[chosen]
+    values, counts = np.unique(kept_values, return_counts=True)
+    slots = None
+    if plan is not None and slot is not None:
+        codes = 2 * np.searchsorted(values, kept_values) + 1
+        slots = _slotted(plan, codes, own[order], np.bincount(slot[~valued], minlength=len(plan.names)))
     return FeatureReference(
-        feature.name, segment, "numeric", version, effective_from, len(valued), len(column) - total, total,
-        values, (), counts.astype(np.int64),
+        feature.name, segment, "numeric", version, effective_from, len(kept_values), len(column) - total, total,
+        values, (), counts.astype(np.int64), cardinality=len(values), slots=slots,
     )  # fmt: skip
 
 
 def _build_categorical(
-    feature: MonitoredFeature, segment: str, column: pa.Array | pa.ChunkedArray, version: int, effective_from: int
+    feature: MonitoredFeature,
+    segment: str,
+    column: pa.Array | pa.ChunkedArray,
+    version: int,
+    effective_from: int,
+    plan: Slots | None,
+    slot: np.ndarray | None,
+    always: tuple[str, ...],
 ) -> FeatureReference:
-    found = pc.value_counts(_texts(column).drop_null())
-    pairs = sorted(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True))
-    counts = np.array([c for _, c in pairs], np.int64)
-    rows = int(counts.sum())
+    column = texts(column)
+    found = pc.value_counts(column.drop_null())
+    pairs = list(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True))
+    held = dict(sorted(pairs, key=lambda pair: (-pair[1], pair[0]))[:NAMED_CATEGORIES])
+    named = sorted((dict.fromkeys(always, 0) | held).items())
+    counts = np.array([c for _, c in named], np.int64)
+    rows = sum(c for _, c in pairs)
+    categories = tuple(v for v, _ in named)
+    slots = None
+    if plan is not None and slot is not None:
+        valued = np.asarray(column.is_valid())
+        codes = _indices(categories, column)[valued]
+        slots = _slotted(plan, codes, slot[valued], np.bincount(slot[~valued], minlength=len(plan.names)))
     return FeatureReference(
         feature.name, segment, "categorical", version, effective_from, rows, len(column) - rows, rows,
-        np.empty(0), tuple(v for v, _ in pairs), counts,
+        np.empty(0), categories, counts, rows - int(counts.sum()), len(pairs), slots,
     )  # fmt: skip
 
 
+def _slotted(plan: Slots, codes: np.ndarray, slot: np.ndarray, nulls: np.ndarray) -> Slots:
+    """The plan with the counts of its slots."""
+    counts = []
+    for s in range(len(plan.names)):
+        found, n = np.unique(codes[slot == s], return_counts=True)
+        counts.append(Counts(found.astype(np.uint32), n.astype(np.int64), int(nulls[s])))
+    return Slots(plan.of, plan.names, tuple(counts))
+
+
 def count(reference: FeatureReference, column: pa.Array | pa.ChunkedArray) -> Counts:
-    """Count a column's values in the reference's cells."""
+    """Count a column's values in the reference's cells, exactly."""
     if not len(column):
         return EMPTY
     if reference.lookup is not None:
-        codes = codes_of(reference.lookup, _floats(column))
-        codes.sort()
-        starts = (
-            np.flatnonzero(np.concatenate(([True], codes[1:] != codes[:-1]))) if len(codes) else np.empty(0, np.int64)
-        )
-        n = np.diff(starts, append=len(codes)).astype(np.int64)
-        return Counts(codes[starts], n, len(column) - len(codes))
-    texts = _texts(column)
-    found = pc.index_in(texts, value_set=pa.array(reference.categories, pa.string()), skip_nulls=True)
-    index = found.fill_null(len(reference.categories)).to_numpy(zero_copy_only=False)
-    dense = np.bincount(index, minlength=len(reference.categories) + 1)
-    dense[-1] -= texts.null_count
-    return from_dense(dense, texts.null_count)
+        codes, n = counted(reference.lookup, floats(column))
+        return Counts(codes, n, len(column) - int(n.sum()))
+    return from_dense(*category_counts(reference, column))
 
 
-def from_dense(dense: np.ndarray, nulls: int = 0) -> Counts:
-    """Counts from one number for each code."""
-    codes = np.flatnonzero(dense)
-    return Counts(codes.astype(np.uint32), dense[codes].astype(np.int64), nulls)
+def category_counts(reference: FeatureReference, column: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, int]:
+    """(int64 rows of each category and of those without a name, nulls); fast on a column that is dictionary-encoded."""
+    flat = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    named = len(reference.categories)
+    if isinstance(flat, pa.DictionaryArray) and not flat.dictionary.null_count:
+        index = _indices(reference.categories, texts(flat.dictionary))
+        held = np.bincount(flat.indices.drop_null().to_numpy(), minlength=len(index))
+        dense = np.bincount(index, weights=held, minlength=named + 1).astype(np.int64)
+        return dense, flat.null_count
+    flat = texts(flat)
+    dense = np.bincount(_indices(reference.categories, flat), minlength=named + 1)
+    dense[-1] -= flat.null_count
+    return dense, flat.null_count
+
+
+def codes(reference: FeatureReference, numbers: np.ndarray) -> np.ndarray:
+    """uint32 code of each number, NaN left out, in their order."""
+    assert reference.lookup is not None
+    return codes_of(reference.lookup, numbers)
+
+
+def category_indices(reference: FeatureReference, column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """int64 code of each row of a categorical column, -1 for null."""
+    flat = texts(column)
+    return np.where(np.asarray(flat.is_valid()), _indices(reference.categories, flat), -1)
 
 
 def coarse(reference: FeatureReference, counts: Counts) -> np.ndarray:
@@ -219,31 +236,42 @@ def to_arrow(reference: FeatureReference) -> bytes:
     facts = {
         "feature": reference.feature, "segment": reference.segment, "kind": reference.kind, "version": reference.version,
         "effective_from": reference.effective_from, "rows": reference.rows, "nulls": reference.nulls,
-        "source_rows": reference.source_rows,
+        "source_rows": reference.source_rows, "other": reference.other, "cardinality": reference.cardinality,
+        "evidence": dict(reference.evidence), "temper": asdict(reference.temper) if reference.temper else None,
+        "slots": {"of": reference.slots.of, "names": reference.slots.names} if reference.slots else None,
     }  # fmt: skip
+    slots = [s.to_bytes() for s in reference.slots.counts] if reference.slots else []
     numeric = reference.kind == "numeric"
     values = pa.array(reference.values) if numeric else pa.array(reference.categories, pa.string())
-    schema = pa.schema([("value", values.type), ("count", pa.int64())], {"driftline.reference": json.dumps(facts)})
+    text = json.dumps(facts, sort_keys=True)
+    schema = pa.schema([("value", values.type), ("count", pa.int64())], {"driftline.reference": text})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema) as writer:
-        writer.write_batch(pa.record_batch([values, pa.array(reference.counts)], schema=schema))
+        batch = pa.record_batch([values, pa.array(reference.counts)], schema=schema)
+        writer.write_batch(batch, custom_metadata={f"slot.{i}": held for i, held in enumerate(slots)})
     return sink.getvalue().to_pybytes()
 
 
 def from_arrow(value: bytes) -> FeatureReference:
     """ValueError if the bytes hold no reference."""
-    table = pa.ipc.open_stream(value).read_all()
-    text = (table.schema.metadata or {}).get(b"driftline.reference")
+    reader = pa.ipc.open_stream(value)
+    text = (reader.schema.metadata or {}).get(b"driftline.reference")
     if text is None:
         raise ValueError("reference: expected schema metadata driftline.reference, got none")
     facts = json.loads(text)
-    column, counts = table.column("value").combine_chunks(), table.column("count").to_numpy().astype(np.int64)
+    batch, more = reader.read_next_batch_with_custom_metadata()
+    slots, temper = facts.pop("slots"), facts.pop("temper")
+    if slots:
+        held = tuple(Counts.from_bytes(more[f"slot.{i}".encode()]) for i in range(len(slots["names"])))
+        slots = Slots(tuple(slots["of"]), tuple(slots["names"]), held)
     numeric = facts["kind"] == "numeric"
     return FeatureReference(
         **facts,
-        values=column.to_numpy().copy() if numeric else np.empty(0),
-        categories=() if numeric else tuple(column.to_pylist()),
-        counts=counts,
+        values=batch.column(0).to_numpy().copy() if numeric else np.empty(0),
+        categories=() if numeric else tuple(batch.column(0).to_pylist()),
+        counts=batch.column(1).to_numpy().astype(np.int64),
+        slots=slots,
+        temper=Temper(**temper) if temper else None,
     )
 
 
@@ -252,7 +280,7 @@ def digest(reference: FeatureReference) -> str:
     return hashlib.sha256(to_arrow(reference)).hexdigest()
 
 
-def _floats(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+def floats(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """float64 with NaN for null; dates and times as their integers."""
     flat = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_temporal(flat.type):
@@ -262,9 +290,15 @@ def _floats(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     return flat.to_numpy(zero_copy_only=False)
 
 
-def _texts(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+def texts(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     flat = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     return flat if flat.type == pa.string() else flat.cast(pa.string())
+
+
+def _indices(categories: tuple[str, ...], column: pa.Array) -> np.ndarray:
+    """Index of each text among the categories; their number for every other text and for null."""
+    found = pc.index_in(column, value_set=pa.array(categories, pa.string()), skip_nulls=True)
+    return found.fill_null(len(categories)).to_numpy(zero_copy_only=False)
 
 
 def _coarse_cells(reference: FeatureReference) -> tuple[np.ndarray, int]:
@@ -283,16 +317,21 @@ def _coarse_cells(reference: FeatureReference) -> tuple[np.ndarray, int]:
     return of, number
 
 
-def _runs(counts: np.ndarray, wanted: int, rows: int) -> np.ndarray:
+@njit(cache=True)
+def _runs(counts, wanted, rows):
     """Cell of each value: runs of neighbours that hold at least rows / wanted each; the last takes what remains."""
     least = rows / wanted
     cells, cell, held, whole = np.zeros(len(counts), np.int64), 0, 0, 0
-    for i, c in enumerate(counts.tolist()):
+    for i in range(len(counts)):
         cells[i] = cell
-        held += c
+        held += counts[i]
         if held >= least:
-            cell, held, whole = cell + 1, 0, cell
-    cells[cells > whole] = whole
+            whole = cell
+            cell, held = cell + 1, 0
+    for i in range(len(counts) - 1, -1, -1):
+        if cells[i] <= whole:
+            break
+        cells[i] = whole
     return cells
 
 
@@ -304,26 +343,3 @@ def _common(reference: FeatureReference) -> np.ndarray:
     cells = np.full(len(order), len(own), np.int64)
     cells[own] = np.arange(len(own))
     return cells
-
-
-def _added(left: Counts, right: Counts, sign: int) -> Counts:
-    codes = np.concatenate((left.codes, right.codes))
-    n = np.concatenate((left.n, sign * right.n))
-    order = np.argsort(codes, kind="stable")
-    codes, n = codes[order], n[order]
-    if len(codes):
-        starts = np.flatnonzero(np.concatenate(([True], codes[1:] != codes[:-1])))
-        codes, n = codes[starts], np.add.reduceat(n, starts)
-    kept = n != 0
-    return Counts(codes[kept], n[kept], left.nulls + sign * right.nulls)
-
-
-def _packed(values: np.ndarray) -> Sequence[bytes]:
-    top = int(values.max(initial=0))
-    width = next(w for w in (1, 2, 4, 8) if top < 1 << (8 * w) or w == 8)
-    return bytes([width]), values.astype(f"<u{width}").tobytes()
-
-
-def _unpacked(value: bytes, at: int, size: int) -> tuple[np.ndarray, int]:
-    width, end = value[at], at + 1 + size * value[at]
-    return np.frombuffer(value, f"<u{width}", size, at + 1).astype(np.int64), end

@@ -28,16 +28,22 @@ class Finding(msgspec.Struct, frozen=True, array_like=True):
     change: str | None
     since: int  # panes before and with this one that the run lasted
     pane: int  # when
+    lower_effect: float | None = None  # the effect is at least this, in the tolerance's unit
+    tolerance: float = 0.0
+    last: State | None = None  # after its last pane: an alarm may have returned by then
+    last_excess: float = 0.0  # evidence less its threshold then
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
     """A closed window as it stands in `drift.state`."""
 
-    window: int
+    window: int  # its start
+    end: int
     version: int  # of the reference that judges it
     revision: int  # the newest one published; -1 = none yet
     dirty: bool  # late rows came that no published verdict holds
     offsets: tuple[int, ...]  # of every partial that holds a row of it
+    panes: tuple[tuple[int, int], ...]  # (start, on-time rows) of those that held a row when it closed
     findings: tuple[tuple[str, str, Finding], ...]
 
 
@@ -51,8 +57,11 @@ class Tally:
     on_time: int = 0
     late: int = 0
     raw: dict[int, tuple[int, int]] = field(default_factory=dict)
+    by_partition: dict[int, tuple[int, int]] = field(default_factory=dict)  # (on-time, late) rows
     counts: dict[Key, Counts] = field(default_factory=dict)  # on time
     late_counts: dict[Key, Counts] = field(default_factory=dict)
+    placed: dict[Key, dict[int, int]] = field(default_factory=dict)  # on-time rows with a value by pane
+    late_placed: dict[Key, dict[int, int]] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -65,21 +74,36 @@ class Tally:
             return False
         self.seen.add(name)
         self.offsets.add(offset)
-        self.on_time += part.on_time
-        self.late += part.late
-        self._cover(partial.partition, part.first, part.last)
+        self._cover(partial.partition, (part.first, part.last), (part.on_time, part.late))
         for one in part.counts:
-            for into, counts in ((self.counts, one.on_time), (self.late_counts, one.late)):
-                if counts:
-                    into[one.key] = into.get(one.key, EMPTY) + Counts.from_bytes(counts)
+            for into, placed, value in (
+                (self.counts, self.placed, one.on_time),
+                (self.late_counts, self.late_placed, one.late),
+            ):
+                if value:
+                    counts = Counts.from_bytes(value)
+                    into[one.key] = into[one.key] + counts if one.key in into else counts
+                    own = placed.setdefault(one.key, {})
+                    own[part.pane] = own.get(part.pane, 0) + counts.rows
         return True
 
     def total(self, key: Key) -> Counts:
         return self.counts.get(key, EMPTY) + self.late_counts.get(key, EMPTY)
 
-    def _cover(self, partition: int, first: int, last: int) -> None:
-        low, high = self.raw.get(partition, (first, last))
-        self.raw[partition] = min(low, first), max(high, last)
+    def total_placed(self, key: Key) -> dict[int, int]:
+        """Rows with a value by pane, late ones included."""
+        found = dict(self.placed.get(key, {}))
+        for pane, rows in self.late_placed.get(key, {}).items():
+            found[pane] = found.get(pane, 0) + rows
+        return found
+
+    def _cover(self, partition: int, raw: tuple[int, int], rows: tuple[int, int]) -> None:
+        self.on_time, self.late = self.on_time + rows[0], self.late + rows[1]
+        if raw[0] < raw[1]:
+            low, high = self.raw.get(partition, raw)
+            self.raw[partition] = min(low, raw[0]), max(high, raw[1])
+        on_time, late = self.by_partition.get(partition, (0, 0))
+        self.by_partition[partition] = on_time + rows[0], late + rows[1]
 
 
 def together(tallies: Iterable[Tally], version: int) -> Tally:
@@ -90,11 +114,14 @@ def together(tallies: Iterable[Tally], version: int) -> Tally:
             continue
         whole.seen |= one.seen
         whole.offsets |= one.offsets
-        whole.on_time += one.on_time
-        whole.late += one.late
-        for partition, (first, last) in one.raw.items():
-            whole._cover(partition, first, last)
+        for partition, rows in one.by_partition.items():
+            whole._cover(partition, one.raw.get(partition, (0, 0)), rows)
         for into, own in ((whole.counts, one.counts), (whole.late_counts, one.late_counts)):
             for key, counts in own.items():
                 into[key] = into[key] + counts if key in into else counts
+        for into, own in ((whole.placed, one.placed), (whole.late_placed, one.late_placed)):
+            for key, panes in own.items():
+                rows_of = into.setdefault(key, {})
+                for pane, rows in panes.items():
+                    rows_of[pane] = rows_of.get(pane, 0) + rows
     return whole

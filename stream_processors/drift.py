@@ -32,6 +32,7 @@ from stream_processors import faust_app
 from stream_processors.block_counter import BlockCounter
 from stream_processors.judge_owner import SHARD, JudgeOwner
 from stream_processors.panes import clock_of
+from stream_processors.quality_heard import QualityHeard
 from stream_processors.reference_store import ReferenceStore
 
 T = TypeVar("T")
@@ -97,10 +98,14 @@ class _Process:
         clock = clock_of(contract)
         self._store = ReferenceStore(contract.id)
         self._counter = BlockCounter(settings, contract, clock, self._store, meter, service.stopped)
-        self._owner = JudgeOwner(settings, contract, clock, self._store, meter, service.stopped, service.beat)
+        self._quality = QualityHeard(contract.id)
+        self._owner = JudgeOwner(
+            settings, contract, clock, self._store, meter, service.stopped, service.beat, self._quality.recent
+        )
         self._settings = settings
         self._counting, self._judging = (ThreadPoolExecutor(1, thread_name_prefix=n) for n in ("count", "judge"))
         self._owned: set[TP] = set()
+        self._assigning = asyncio.Lock()
         self._blocks, self._failed = topics.blocks(contract.id), asyncio.Event()
         self._error: BaseException | None = None
         self._app: faust_app.App | None = None
@@ -108,6 +113,7 @@ class _Process:
     async def run(self) -> int:
         self._loop = asyncio.get_running_loop()
         self._store.follow(self._settings, self._service.stopped)
+        self._quality.follow(self._settings, self._service.stopped)
         app = self._app = faust_app.build(self._settings, self._contract.id, self.own_positions)
         raw = {"value_type": bytes, "value_serializer": "raw", "key_serializer": "raw", "acks": False}
         app.agent(app.topic(self._blocks, **raw), concurrency=1, name="count")(self._count)
@@ -187,16 +193,17 @@ class _Process:
 
     async def own_positions(self, assigned: set[TP]) -> Mapping[TP, int]:
         """Where to read each partition from. Called on the consumer's thread; it must answer for all of them."""
-        gained, lost = assigned - self._owned, self._owned - assigned
         loop = asyncio.get_running_loop()
-        try:
-            await loop.run_in_executor(self._judging, self._change_judge, gained, lost)
-            await loop.run_in_executor(self._counting, self._change_blocks, gained, lost)
-        except Exception as error:
-            self._error = self._error or error
-            self._loop.call_soon_threadsafe(self._failed.set)
-            raise
-        self._owned = assigned
+        async with self._assigning:  # rebalances may overlap; what is owned already is not taken again
+            gained, lost = assigned - self._owned, self._owned - assigned
+            try:
+                await loop.run_in_executor(self._judging, self._change_judge, gained, lost)
+                await loop.run_in_executor(self._counting, self._change_blocks, gained, lost)
+            except Exception as error:
+                self._error = self._error or error
+                self._loop.call_soon_threadsafe(self._failed.set)
+                raise
+            self._owned = assigned
         log("assigned", partitions=sorted(f"{t.topic}[{t.partition}]" for t in assigned))
         self._service.ready()
         return {tp: self._position(tp) for tp in assigned}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.meter import Meter
-from stream_processors.episodes import SOURCE, Alert
+from stream_processors.alert import SOURCE, Alert
 from stream_processors.judge import Judge, Turn
 from stream_processors.verdict import STATES, Verdict
 

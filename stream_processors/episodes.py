@@ -1,37 +1,73 @@
 """PURE. Episodes: one incident, one page. At most one at a time for a contract's data.
 
-    none --alarm--> firing --no alarm in a window--------------------------------> resolved (returned)
+    none --alarm--> firing --the alarms that carried it have returned-------------> resolved (returned)
       \--warning--> pending --no warning--> resolved (returned)       same, under a newer reference: rebased
                        \--alarm--> firing                             opened by a provisional close only: withdrawn
 
-A detector stays in alarm until its own evidence of return, so "no alarm in a window" is statistical, not one quiet hour.
-Under `ks_alpha` there is no such evidence: two windows in a row without an alarm are asked for.
+A detector stays in alarm until its own evidence of return. An incident is over when its **leaders** are: of every feature
+that alarmed the whole (`*`), or if that did not the key with most evidence; and when no other alarm still gathers evidence
+(it fell by a factor of 20 since the window before: the window's rows spoke for the reference). A small segment may need
+hours more to prove that it is back: it is *muted*, and so is an alarm whose evidence began before the incident ended (a slow
+scale that sees the incident late). A muted key opens a new episode only after it returned, or when its evidence has risen
+by its whole threshold above its lowest since: a CUSUM at the threshold of the page budget, which is rarer under no drift
+than the detector's own alarm.
+
+Under `ks_alpha` there is no evidence of return: two windows in a row without an alarm are asked for.
 A reference that is missing or too small is charted and never pages.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
+from math import log
 from typing import Literal
 
 import msgspec
 
-from pipeline.times import to_text
+from stream_processors import alert as alerts
+from stream_processors.alert import Alert, Resolution
+from stream_processors.causes import Quality
+from stream_processors.cells import FeatureReference
 from stream_processors.closed import Finding
-from stream_processors.judge import Closed
-from stream_processors.panes import Clock, Key
+from stream_processors.judge import Closed, Judge
+from stream_processors.onset import EMPTY, History, Onset, estimate
+from stream_processors.panes import WHOLE, Clock, Key
 from stream_processors.verdict import Verdict
+from stream_processors.volumes import Volume, remember, volume_of
 
 EpisodeState = Literal["none", "pending", "firing"]
-SOURCE = "data"
 QUIET_WINDOWS_KS = 2
-RANKED = 20  # features named in an alert
+FALLEN = log(20.0)  # evidence that a window takes away while the rows follow the reference
+
+
+class Carrier(msgspec.Struct, frozen=True, array_like=True):
+    """A key that alarmed in this episode."""
+
+    feature: str
+    segment: str
+    peak: float  # evidence over its threshold, the highest
+    now: float  # in its last window
+
+    @property
+    def key(self) -> Key:
+        return self.feature, self.segment
+
+
+class Muted(msgspec.Struct, frozen=True, array_like=True):
+    """A key still in alarm of an incident that is over."""
+
+    feature: str
+    segment: str
+    lowest: float  # evidence since then
+
+    @property
+    def key(self) -> Key:
+        return self.feature, self.segment
 
 
 class Episode(msgspec.Struct, frozen=True, array_like=True):
-    """The current episode, or none."""
+    """The current episode, or none and what must be remembered of the last one."""
 
     state: EpisodeState = "none"
     id: str = ""
@@ -39,175 +75,227 @@ class Episode(msgspec.Struct, frozen=True, array_like=True):
     provisional: bool = False  # no final window has confirmed it
     window: int = 0  # the newest one that spoke for it
     quiet: int = 0  # windows in a row without an alarm
+    onset: tuple[int, int, int, str] | None = None  # low, estimate, high, shape
+    carriers: tuple[Carrier, ...] = ()
+    muted: tuple[Muted, ...] = ()
+    ended: int | None = None  # event time of the last one's end
+    volumes: tuple[Volume, ...] = ()  # of the last windows
 
 
 @dataclass(frozen=True, slots=True)
-class RankedFeature:
-    feature: str
-    segment: str
-    kind: str
-    statistic: float | None
-    p_value: float | None
-    n: int
-    effect: float | None
-    psi: float | None
-    e_value: float | None
-    threshold: float | None
-    rule: str
-    change: str | None
-    quantiles_reference: Sequence[float] | None
-    quantiles_window: Sequence[float] | None
+class Scene:
+    """What is known beside the windows; without it an alert has no cause, and its onset no interval of known coverage."""
+
+    stepped: Sequence[int] = ()  # starts of the panes walked
+    history: History = EMPTY
+    members: Mapping[Key, FeatureReference] = field(default_factory=dict)  # that judge the window
+    quality: Sequence[Quality] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Alert:
-    """One change of state, as published on `drift.alerts` under the episode's id."""
-
-    episode: str
-    contract: str
-    dataset: str
-    source: str
-    state: Literal["pending", "firing", "resolved"]
-    at: str  # wall time
-    event_time: str
-    onset: str
-    onset_low: str
-    onset_high: str
-    window_start: str
-    window_end: str
-    features: tuple[RankedFeature, ...]
-    reference_version: int
-    resolution: Literal["returned", "rebased", "withdrawn"] | None
-    provisional: bool
-
-    def to_bytes(self) -> bytes:
-        return json.dumps(asdict(self), separators=(",", ":"), allow_nan=False).encode()
+def scene_of(judge: Judge, closed: Closed, quality: Sequence[Quality] = ()) -> Scene:
+    found = judge.timeline.of(closed.verdicts[0].reference_version) if closed.verdicts else None
+    walk = judge.walk if closed.cause == "provisional" else judge.run
+    return Scene(walk.stepped, walk.history, found.load() if found else {}, quality)
 
 
-def follow(
-    episode: Episode, closed: Closed, clock: Clock, stepped: Sequence[int], wall: int
-) -> tuple[Episode, Alert | None]:
+def follow(episode: Episode, closed: Closed, clock: Clock, scene: Scene, wall: int) -> tuple[Episode, Alert | None]:
     """The episode after one closed window, and the change of state to publish, if it is one."""
+    if closed.tally.rows:
+        volumes = remember(episode.volumes, volume_of(closed.window, closed.tally, scene.members))
+        episode = msgspec.structs.replace(episode, volumes=volumes)
     if closed.cause == "revision" or not closed.verdicts:
         return episode, None
-    provisional = closed.cause == "provisional"
-    version = closed.verdicts[0].reference_version
-    alarms, warnings = _in(closed.verdicts, "alarm"), _in(closed.verdicts, "warning")
-    make = _Maker(closed, clock, stepped, wall)
-    if alarms:
-        return _alarm(episode, closed, version, provisional, make)
-    if episode.state == "none":
-        if not warnings or provisional:
-            return episode, None
-        opened = Episode("pending", make.id(), version, False, closed.window)
-        return opened, make.alert(opened, "pending", None)
-    return _quiet(episode, closed, version, provisional, bool(warnings), make)
+    return _Turn(closed, clock, scene, wall).follow(episode)
 
 
-def _alarm(
-    episode: Episode, closed: Closed, version: int, provisional: bool, make: _Maker
-) -> tuple[Episode, Alert | None]:
-    if episode.state == "firing":
-        confirmed = episode.provisional and not provisional
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """One closed window, final or provisional."""
+
+    closed: Closed
+    clock: Clock
+    scene: Scene
+    wall: int
+
+    @property
+    def provisional(self) -> bool:
+        return self.closed.cause == "provisional"
+
+    @property
+    def version(self) -> int:
+        return self.closed.verdicts[0].reference_version
+
+    def follow(self, episode: Episode) -> tuple[Episode, Alert | None]:
+        loud, muted = self._heard(episode)
+        if not self.provisional:
+            episode = msgspec.structs.replace(episode, muted=muted)
+        if episode.state != "firing":
+            if loud:
+                return self._fire(episode, loud)
+            return self._below(episode)
+        return self._burning(episode, loud)
+
+    def _heard(self, episode: Episode) -> tuple[list[Verdict], tuple[Muted, ...]]:
+        """(the alarms that speak, the muted keys after this window)."""
+        before = {m.key: m for m in episode.muted} if self.version == episode.version else {}
+        loud, muted = [], []
+        for verdict in _in(self.closed.verdicts, "alarm"):
+            key, finding = (verdict.feature, verdict.segment), self._finding(verdict)
+            known = before.get(key)
+            if verdict.rule == "ks_alpha" or finding is None:
+                loud.append(verdict)
+            elif known is not None:
+                lowest = min(known.lowest, finding.last_excess)
+                risen = max(_excess(finding) - known.lowest, finding.last_excess - lowest)
+                if risen >= (finding.threshold or 0.0):
+                    loud.append(verdict)
+                elif finding.last != "ok":
+                    muted.append(Muted(*key, lowest))
+            elif episode.state != "firing" and self._is_old(episode, finding):
+                if finding.last != "ok":
+                    muted.append(Muted(*key, finding.last_excess))
+            else:
+                loud.append(verdict)
+        return loud, tuple(muted)
+
+    def _is_old(self, episode: Episode, finding: Finding) -> bool:
+        """Whether the evidence began before the last incident ended."""
+        if episode.ended is None or self.version != episode.version:
+            return False
+        return _start(finding, self.scene.stepped) < episode.ended
+
+    def _fire(self, episode: Episode, loud: Sequence[Verdict]) -> tuple[Episode, Alert | None]:
+        firing = Episode(
+            "firing", episode.id or self._id(), self.version, self.provisional, self.closed.window, 0, self._onset(episode, loud),
+            self._carriers((), loud), episode.muted, episode.ended, episode.volumes,
+        )  # fmt: skip
+        return firing, self._alert(firing, "firing", None)
+
+    def _burning(self, episode: Episode, loud: Sequence[Verdict]) -> tuple[Episode, Alert | None]:
+        before = {c.key: c for c in episode.carriers}
+        if not loud or (not self.provisional and self._is_over(before, loud)):
+            return self._quiet(episode, loud)
+        confirmed = episode.provisional and not self.provisional
         now = msgspec.structs.replace(
-            episode, window=max(episode.window, closed.window), quiet=0, provisional=episode.provisional and provisional
+            episode,
+            window=max(episode.window, self.closed.window),
+            quiet=0,
+            provisional=episode.provisional and self.provisional,
+            carriers=self._carriers(episode.carriers, loud) if not self.provisional else episode.carriers,
         )
-        return now, make.alert(now, "firing", None) if confirmed else None
-    firing = Episode("firing", episode.id or make.id(), version, provisional, closed.window)
-    return firing, make.alert(firing, "firing", None)
+        return now, self._alert(now, "firing", None) if confirmed else None
+
+    def _is_over(self, before: Mapping[Key, Carrier], loud: Sequence[Verdict]) -> bool:
+        """Whether every leader has returned and no other alarm gathers evidence."""
+        leaders = _leaders(before.values())
+        for verdict in loud:
+            key, finding = (verdict.feature, verdict.segment), self._finding(verdict)
+            if finding is None or verdict.rule == "ks_alpha":
+                return False
+            if finding.last == "ok":
+                continue
+            if key in leaders or key not in before or finding.last_excess > before[key].now - FALLEN:
+                return False
+        return True
+
+    def _quiet(self, episode: Episode, loud: Sequence[Verdict] = ()) -> tuple[Episode, Alert | None]:
+        """A window in which nothing speaks for a firing episode any more."""
+        if self.provisional or (episode.provisional and self.closed.window < episode.window):
+            return episode, None  # only a final window ends an episode, and not an earlier one of a provisional stretch
+        quiet = episode.quiet + 1
+        lasting = self.version <= episode.version and not episode.provisional
+        if self.closed.verdicts[0].rule == "ks_alpha" and lasting and quiet < QUIET_WINDOWS_KS:
+            return msgspec.structs.replace(episode, quiet=quiet), None
+        resolution: Resolution = (
+            "withdrawn" if episode.provisional else "rebased" if self.version > episode.version else "returned"
+        )
+        return self._none(episode, loud), self._alert(episode, "resolved", resolution)
+
+    def _below(self, episode: Episode) -> tuple[Episode, Alert | None]:
+        """No alarm speaks and none did: warnings."""
+        warned = [v for v in _in(self.closed.verdicts, "warning") if not self._is_echo(episode, v)]
+        if episode.state == "none":
+            if not warned or self.provisional:
+                return episode, None
+            opened = Episode(
+                "pending", self._id(), self.version, False, self.closed.window, 0, self._onset(episode, warned), (), episode.muted,
+                episode.ended, episode.volumes,
+            )  # fmt: skip
+            return opened, self._alert(opened, "pending", None)
+        if self.provisional or warned:
+            return episode, None
+        resolution: Resolution = "rebased" if self.version > episode.version else "returned"
+        gone = Episode(version=self.version, muted=episode.muted, ended=episode.ended, volumes=episode.volumes)
+        return gone, self._alert(episode, "resolved", resolution)
+
+    def _is_echo(self, episode: Episode, verdict: Verdict) -> bool:
+        finding = self._finding(verdict)
+        return finding is not None and self._is_old(episode, finding)
+
+    def _none(self, episode: Episode, loud: Sequence[Verdict]) -> Episode:
+        still = [(v, self._finding(v)) for v in loud]
+        muted = [Muted(v.feature, v.segment, f.last_excess) for v, f in still if f is not None and f.last != "ok"]
+        return Episode(
+            version=self.version, muted=(*episode.muted, *muted), ended=self.closed.end, volumes=episode.volumes
+        )
+
+    # -- what an alert says
+
+    def _id(self) -> str:
+        first = self.closed.verdicts[0]
+        return f"{first.dataset}-{alerts.SOURCE}-{first.window_start}-v{first.reference_version}"
+
+    def _finding(self, verdict: Verdict) -> Finding | None:
+        return self.closed.findings.get((verdict.feature, verdict.segment))
+
+    def _carriers(self, before: Iterable[Carrier], loud: Sequence[Verdict]) -> tuple[Carrier, ...]:
+        found = {c.key: c for c in before}
+        for verdict in loud:
+            key, finding = (verdict.feature, verdict.segment), self._finding(verdict)
+            peak = alerts.excess(verdict)
+            had = found.get(key)
+            now = finding.last_excess if finding is not None else peak
+            found[key] = Carrier(*key, max(peak, had.peak) if had else peak, now)
+        return tuple(found[key] for key in sorted(found))
+
+    def _onset(self, episode: Episode, speaking: Sequence[Verdict]) -> tuple[int, int, int, str]:
+        """Of the key with most evidence: from the last panes, or else where its run began."""
+        findings = self.closed.findings
+        ranked = [(v.feature, v.segment) for v in alerts.rank(speaking) if (v.feature, v.segment) in findings]
+        for key in ranked[:1]:
+            reference = self.scene.members.get(key)
+            found: Onset | None = None
+            if reference is not None and findings[key].rule != "ks_alpha":
+                found = estimate(self.scene.history, reference, findings[key].pane, episode.ended, self.clock.pane)
+            if found is not None:
+                return found.low, found.at, found.high, found.shape
+            start = _start(findings[key], self.scene.stepped)
+            return start - self.clock.pane, start, start + self.clock.pane, ""
+        return self.closed.window, self.closed.window, self.closed.end, ""
+
+    def _alert(
+        self, episode: Episode, state: Literal["pending", "firing", "resolved"], why: Resolution | None
+    ) -> Alert:
+        onset = episode.onset or (self.closed.window, self.closed.window, self.closed.end, "")
+        opened = alerts.Opened(episode.id, episode.provisional, onset, frozenset(c.key for c in episode.carriers))
+        seen = (self.scene.members, self.scene.quality, episode.volumes)
+        return alerts.make(self.closed, self.clock, opened, state, why, self.wall, *seen)
 
 
-def _quiet(
-    episode: Episode, closed: Closed, version: int, provisional: bool, warned: bool, make: _Maker
-) -> tuple[Episode, Alert | None]:
-    """A window without an alarm while an episode is open."""
-    if provisional or (episode.state == "pending" and warned):
-        return episode, None  # only a final window ends an episode
-    if episode.provisional and closed.window < episode.window:
-        return episode, None  # an earlier window of the same provisional stretch
-    ks = closed.verdicts[0].rule == "ks_alpha"
-    quiet = episode.quiet + 1
-    if (
-        ks
-        and episode.state == "firing"
-        and version <= episode.version
-        and not episode.provisional
-        and quiet < QUIET_WINDOWS_KS
-    ):
-        return msgspec.structs.replace(episode, quiet=quiet), None
-    resolution: Literal["returned", "rebased", "withdrawn"] = (
-        "withdrawn" if episode.provisional else "rebased" if version > episode.version else "returned"
-    )
-    return Episode(), make.alert(episode, "resolved", resolution)
+def _leaders(carriers: Iterable[Carrier]) -> set[Key]:
+    """Of each feature the whole, if it alarmed, or else the key with most evidence."""
+    of: dict[str, list[Carrier]] = {}
+    for carrier in carriers:
+        of.setdefault(carrier.feature, []).append(carrier)
+    return {max(own, key=lambda c: (c.segment == WHOLE, c.peak, c.segment)).key for own in of.values()}
 
 
 def _in(verdicts: Iterable[Verdict], state: str) -> list[Verdict]:
     return [v for v in verdicts if v.state == state]
 
 
-@dataclass(frozen=True, slots=True)
-class _Maker:
-    """Makes the alert of one closed window."""
-
-    closed: Closed
-    clock: Clock
-    stepped: Sequence[int]
-    wall: int
-
-    def id(self) -> str:
-        first = self.closed.verdicts[0]
-        return f"{first.dataset}-{SOURCE}-{first.window_start}-v{first.reference_version}"
-
-    def alert(
-        self,
-        episode: Episode,
-        state: Literal["pending", "firing", "resolved"],
-        resolution: Literal["returned", "rebased", "withdrawn"] | None,
-    ) -> Alert:
-        first, ranked = self.closed.verdicts[0], rank(self.closed.verdicts)
-        low, onset, high = onset_of(self.closed.findings, ranked, self.stepped, self.clock, self.closed.window)
-        fired = [f.pane for f in self.closed.findings.values() if f.state == "alarm"]
-        changed = min(fired, default=self.closed.window + self.clock.window - self.clock.pane) + self.clock.pane
-        return Alert(
-            episode.id, first.contract, first.dataset, SOURCE, state, to_text(self.wall), to_text(changed),
-            to_text(onset), to_text(low), to_text(high), first.window_start, first.window_end,
-            tuple(_ranked(v) for v in ranked[:RANKED]), first.reference_version, resolution, episode.provisional,
-        )  # fmt: skip
-
-
-def rank(verdicts: Iterable[Verdict]) -> list[Verdict]:
-    """Those in alarm, then those that warn, each by how far the evidence is past its threshold; `*` before segments at a tie."""
-    told = [v for v in verdicts if v.state in ("alarm", "warning")]
-    return sorted(told, key=lambda v: (v.state != "alarm", -_excess(v), v.segment, v.feature))
-
-
-def _ranked(v: Verdict) -> RankedFeature:
-    return RankedFeature(
-        v.feature, v.segment, v.kind, v.statistic, v.p_value, v.n, v.effect, v.psi, v.e_value, v.threshold, v.rule,
-        v.change, v.quantiles_reference, v.quantiles_window,
-    )  # fmt: skip
-
-
-def _excess(verdict: Verdict) -> float:
-    if verdict.rule == "ks_alpha":
-        return (verdict.statistic or 0.0) / (verdict.critical_value or 1.0)
-    return (verdict.e_value or 0.0) - (verdict.threshold or 0.0)
-
-
-def onset_of(
-    findings: Mapping[Key, Finding], ranked: Sequence[Verdict], stepped: Sequence[int], clock: Clock, window: int
-) -> tuple[int, int, int]:
-    """(low, estimate, high) of the change's event time: where the run of the strongest finding began.
-
-    The interval spans the runs of all findings in alarm and one pane beside them; it is an estimate without a stated
-    coverage. Without a finding it is the window.
-    """
-    runs = {k: _start(f, stepped) for k, f in findings.items() if f.state == "alarm"}
-    top = [(v.feature, v.segment) for v in ranked if (v.feature, v.segment) in runs]
-    if not top:
-        return window, window, window + clock.window
-    near = [runs[k] for k in top if findings[k].since <= 2 * findings[top[0]].since] or [runs[top[0]]]
-    return min(near) - clock.pane, runs[top[0]], max(near) + clock.pane
+def _excess(finding: Finding) -> float:
+    return (finding.e_value or 0.0) - (finding.threshold or 0.0)
 
 
 def _start(finding: Finding, stepped: Sequence[int]) -> int:

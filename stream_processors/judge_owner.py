@@ -23,19 +23,23 @@ from pipeline.meter import Meter
 from pipeline.retry import until_success
 from pipeline.settings import Settings
 from stream_processors import drift_metrics
+from stream_processors.alert import Alert
 from stream_processors.block_counter import PART_KEY, read_range
+from stream_processors.causes import Quality
 from stream_processors.closed import Record
-from stream_processors.episodes import Alert, Episode, follow
+from stream_processors.episodes import Episode, follow, scene_of
 from stream_processors.judge import Judge, Turn
 from stream_processors.panes import Clock
 from stream_processors.partial import Partial, from_bytes
 from stream_processors.reference_store import ReferenceStore
 from stream_processors.saved import Saved, from_messages, to_messages
+from stream_processors.self_watch import SelfWatch
 
 SHARD = 0
 REREAD_WINDOWS = 4  # a turn; more late windows wait for the next turn
 REREAD_GAP = 200  # partials: offsets further apart are read in separate sweeps
 REFERENCE_DEADLINE_S = 60.0
+UNUSED_AFTER_S = 60.0  # a partition without any record holds the others back for so long, then it is asked again
 _GONE = {KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED}
 Message = tuple[str, str, bytes | None]  # topic, key, value
 
@@ -52,15 +56,18 @@ class JudgeOwner:
         meter: Meter,
         stopped: threading.Event,
         alive: Callable[[], None],
+        quality: Callable[[], Sequence[Quality]] = tuple,
     ):
         self._settings, self._contract, self._clock, self._store = settings, contract, clock, store
-        self._meter, self._stopped, self._alive = meter, stopped, alive
+        self._meter, self._stopped, self._alive, self._quality = meter, stopped, alive, quality
         self._key = PART_KEY.format(dataset=contract.id).encode()
         self._id = f"{topics.group(contract.id, 'drift')}.{SHARD}"
         self._producer: Producer | None = None
         self.judge: Judge | None = None
         self.position = 0  # next offset of the partials topic
         self._sequence, self._episode = 0, Episode()
+        self._asked = 0.0  # when it was last asked which partitions are empty
+        self._watch = SelfWatch(contract, clock, meter)
 
     def acquire(self, partitions: Sequence[int]) -> int:
         """Take the shard over; the offset of the partials topic to read from."""
@@ -84,21 +91,34 @@ class JudgeOwner:
         self.judge, self._producer = None, None
 
     def feed(self, offset: int, key: bytes | None, value: bytes | None) -> None:
+        """The next partial; those that were skipped on the way here (a message fetched before a rebalance) are read first."""
         if self.judge is None or offset < self.position:
             return
+        if offset > self.position:
+            for missed in read_range(self._settings, topics.PARTIALS, SHARD, self.position, offset, self._stopped):
+                self._one(missed.offset(), missed.key(), missed.value())
+        self._one(offset, key, value)
+
+    def _one(self, offset: int, key: bytes | None, value: bytes | None) -> None:
+        assert self.judge is not None
         self.position = offset + 1
         if key != self._key or value is None:
             return
         partial = from_bytes(value)
         self._know(partial.generation)
         self.judge.feed(offset, partial, time.monotonic())
-        if partial.late_beyond:
-            self._meter.inc("driftline_late_beyond_rows_total", partial.late_beyond, dataset=self._contract.id)
+        for metric, rows in (
+            ("driftline_late_beyond_rows_total", partial.late_beyond),
+            ("driftline_rejects_unplaced_total", partial.unplaced),
+        ):
+            if rows:
+                self._meter.inc(metric, rows, dataset=self._contract.id)
 
     def turn(self) -> int:
         """Say what can be said; the number of verdicts published."""
         if self.judge is None:
             return 0
+        self._look_for_unused()
         self._reread()
         turn = self.judge.turn(time.monotonic())
         drift_metrics.progress(self._meter, self._contract.id, self.judge)
@@ -106,7 +126,8 @@ class JudgeOwner:
             return 0
         episode, alerts = self._episode, []
         for closed in turn.closed:
-            episode, alert = follow(episode, closed, self._clock, self.judge.run.stepped, int(time.time() * 1000))
+            scene = scene_of(self.judge, closed, self._quality())
+            episode, alert = follow(episode, closed, self._clock, scene, int(time.time() * 1000))
             alerts += [alert] if alert else []
         saved = self.judge.save(self._sequence + 1, msgspec.msgpack.encode(episode))
         self._publish(list(self._messages(turn, alerts, saved)), saved.sequence)
@@ -114,6 +135,8 @@ class JudgeOwner:
         drift_metrics.turn(self._meter, self._contract.id, turn, alerts, episode.state)
         for closed in turn.closed:
             log("window_closed", dataset=self._contract.id, window=closed.verdicts[0].window_start, cause=closed.cause, verdicts=len(closed.verdicts), alarms=sum(v.state == "alarm" for v in closed.verdicts))  # fmt: skip
+        for closed in turn.closed:  # after the publication: a verdict never waits for it
+            self._watch.heard(closed, self.judge.timeline.at(closed.end - self._clock.pane))
         for alert in alerts:
             log(
                 "episode",
@@ -129,6 +152,21 @@ class JudgeOwner:
         for message in kafka.read_all(self._settings, topics.STATE):
             latest[(message.key() or b"").decode()] = message.value()
         return from_messages(self._contract.id, SHARD, latest)
+
+    # -- partitions that nobody writes to
+
+    def _look_for_unused(self) -> None:
+        """Tell the judge which partitions have never held a record, once others have for a while."""
+        assert self.judge is not None
+        begun = {p for p, g in self.judge.partitions.items() if g.late_before is not None}
+        if not begun or len(begun) == len(self.judge.partitions):
+            self._asked = time.monotonic()
+        elif time.monotonic() - self._asked > UNUSED_AFTER_S:
+            self._asked = time.monotonic()
+            found = unused(self._settings, self._contract.id)
+            if found is not None and found != self.judge.unused:
+                log("partitions_unused", dataset=self._contract.id, partitions=sorted(found))
+                self.judge.unused = found
 
     # -- references
 
@@ -237,6 +275,18 @@ class JudgeOwner:
             stopped=self._stopped.is_set,
             on_failure=lambda error, wait: log("judge_waits", "warning", error=error, retry_in_s=f"{wait:.1f}"),
         )
+
+
+def unused(settings: Settings, dataset: str) -> frozenset[int] | None:
+    """Partitions in which neither a record nor a block has ever stood; None if the broker does not say."""
+    client = kafka.consumer(settings, f"{topics.group(dataset, 'drift')}.unused")
+    try:
+        held = [kafka.bounds(client, topic, timeout=2) for topic in (topics.events(dataset), topics.blocks(dataset))]
+        return frozenset(p for p in held[1] if all(own.get(p, (0, 0))[1] == 0 for own in held))
+    except (KafkaException, Unreachable):
+        return None  # it is asked again
+    finally:
+        client.close()
 
 
 def sweeps(offsets: Sequence[int], gap: int) -> Iterator[tuple[int, int]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from stream_processors.counts import Counts
 from stream_processors.panes import Key
 
 
@@ -49,6 +50,7 @@ class Partial(msgspec.Struct, frozen=True, array_like=True, gc=False):
     maximum: int | None  # ... before `end`
     late_beyond: int  # rows later than `revise_within`: counted here, revise nothing
     panes: tuple[PanePart, ...]
+    unplaced: int = 0  # records before the partition's first valid row: no event time places them
 
     @property
     def next_block(self) -> int:
@@ -71,3 +73,19 @@ def to_bytes(partial: Partial) -> bytes:
 def from_bytes(value: bytes) -> Partial:
     """ValueError (msgspec.DecodeError) if it is no partial."""
     return _decode(value)
+
+
+def late_before(partial: Partial, pane: int) -> Partial:
+    """The same with every row in a pane before `pane` late."""
+    if all(p.pane >= pane or not p.on_time for p in partial.panes):
+        return partial
+    return msgspec.structs.replace(partial, panes=tuple(_late(p) if p.pane < pane else p for p in partial.panes))
+
+
+def _late(part: PanePart) -> PanePart:
+    counts = tuple(PaneCounts(c.feature, c.segment, b"", _sum(c.on_time, c.late)) for c in part.counts)
+    return msgspec.structs.replace(part, on_time=0, late=part.on_time + part.late, counts=counts)
+
+
+def _sum(a: bytes, b: bytes) -> bytes:
+    return (Counts.from_bytes(a) + Counts.from_bytes(b)).to_bytes() if a and b else a or b

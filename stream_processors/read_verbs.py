@@ -1,20 +1,19 @@
-"""EDGE. `driftline verdicts` and `driftline alerts`: what the judge has said, as JSON lines or as a table."""
+"""EDGE. `driftline verdicts` and `driftline alerts`: what the judge has said, as JSON lines or as text."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-from rich.console import Console
-from rich.table import Table
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 
 from pipeline import contract_file, topics
 from pipeline.kafka import read_all
 from pipeline.settings import Settings
+from stream_processors import told
 
 Json = Mapping[str, object]
-_ORDER = {"alarm": 0, "warning": 1, "ok": 2}
+MIN_WIDTH = 80
 
 
 class Verdicts:
@@ -41,12 +40,12 @@ class Verdicts:
         if args.json:
             _lines(chosen)
         else:
-            _verdict_table(chosen)
+            _show(told.verdicts(chosen, _width()))
         return 0
 
 
 class Alerts:
-    summary = "Episodes and their changes of state: pending, firing, resolved."
+    summary = "Episodes: state, onset with its interval, probable causes, segments that carry the shift."
 
     @staticmethod
     def configure(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +67,7 @@ class Alerts:
         if args.json:
             _lines(found)
         else:
-            _alert_table(found)
+            _show(told.episodes(found, _width()))
         return 0
 
 
@@ -95,29 +94,10 @@ def _lines(found: Iterable[Json]) -> None:
         print(json.dumps(one, separators=(",", ":")))
 
 
-def _verdict_table(found: Sequence[Json]) -> None:
-    table = Table(
-        "window", "feature", "segment", "n", "statistic", "p", "evidence", "threshold", "state", "change", "rev"
-    )
-    for v in sorted(found, key=lambda v: (str(v["window_start"]), _ORDER.get(str(v["state"]), 3))):
-        mark = " (provisional)" if v["provisional"] else ""
-        figures = [_number(v[name]) for name in ("statistic", "p_value", "e_value", "threshold")]
-        table.add_row(str(v["window_start"])[:16], str(v["feature"]), str(v["segment"]), str(v["n"]), *figures, str(v["state"]) + mark, str(v["change"] or ""), str(v["revision"]))  # fmt: skip
-    Console(soft_wrap=True).print(table)
+def _show(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line)
 
 
-def _alert_table(found: Sequence[Json]) -> None:
-    table = Table("episode", "state", "event time", "onset", "reference", "resolution", "features")
-    for a in found:
-        table.add_row(str(a["episode"]), str(a["state"]), str(a["event_time"])[:16], str(a["onset"])[:16], f"v{a['reference_version']}", str(a["resolution"] or ""), _features(a["features"]))  # fmt: skip
-    Console(soft_wrap=True).print(table)
-
-
-def _features(ranked: object) -> str:
-    if not isinstance(ranked, list):
-        return ""
-    return "; ".join(f"{f['feature']} {f['segment']} {f['change'] or ''}".strip() for f in ranked[:3])
-
-
-def _number(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) else "-"
+def _width() -> int:
+    return max(MIN_WIDTH, shutil.get_terminal_size((MIN_WIDTH, 24)).columns)

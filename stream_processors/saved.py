@@ -14,20 +14,39 @@ import msgspec
 from pipeline.topics import BLOCK_LIMIT
 from stream_processors.closed import Finding, Record
 
+FORM = "b"  # of these records; another form has other keys, so a process that knows it not judges the partials again
+
+
+class SavedSlice(msgspec.Struct, frozen=True, array_like=True):
+    start: int
+    walked: tuple[tuple[int, int], ...]
+    peaks: tuple[tuple[str, str, Finding], ...]
+
+
+class SavedProgress(msgspec.Struct, frozen=True, array_like=True):
+    """As `judge.Progress`."""
+
+    partition: int
+    generation: int
+    next: int
+    block: int
+    maximum: int | None
+    late_before: int | None
+
 
 class Saved(msgspec.Struct, frozen=True, array_like=True):
     sequence: int  # counts the transactions of this shard's judge
     generation: int
     applied: int  # partials before this offset are in it
     resume: int  # the first partial that an open pane needs
-    partitions: tuple[tuple[int, int, int, int, int | None], ...]  # number, generation, next, block, maximum
+    partitions: tuple[SavedProgress, ...]
     at: int | None
-    closed: int | None
-    window: int | None
-    peaks: tuple[tuple[str, str, Finding], ...]
     stepped: tuple[int, ...]
-    watches: tuple[tuple[str, str, int, bool, bytes], ...]
+    watched: bytes
+    closed: int | None
+    slices: tuple[SavedSlice, ...]
     episode: bytes
+    history: bytes = b""  # onset.History.to_bytes
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):
@@ -41,11 +60,11 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def run_key(dataset: str, shard: int, part: int) -> str:
-    return f"{dataset}/{shard}/{part}"
+    return f"{dataset}/{shard}/{FORM}/{part}"
 
 
 def window_key(dataset: str, shard: int, window: int) -> str:
-    return f"{dataset}/{shard}/window/{window}"
+    return f"{dataset}/{shard}/{FORM}/window/{window}"
 
 
 def to_messages(

@@ -2,26 +2,32 @@
 
 Everything comes from the counts, so it is the same whatever way the rows came. None and a reason where there is nothing to
 say, never NaN. Nothing here raises an alarm under the default rule: at a p-value of 5 % twelve features would page 666
-times a day of one-minute windows.
+times a day of one-minute windows. Categories are compared in `categories`, p-values are in `p_values`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numba import njit
-from scipy import special
 
-from stream_processors.cells import Counts, FeatureReference
+from stream_processors.categories import CategoryFacts, compare_categories, jensen_shannon, psi
+from stream_processors.cells import FeatureReference
+from stream_processors.counts import Counts
+from stream_processors.law import Law, law_of
+from stream_processors.p_values import (
+    cramer_von_mises_p_value,
+    ks_critical_value,
+    ks_p_value,
+    share_p_value,
+)
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SMALLEST_WINDOW = 5  # rows with a value
 PSI_BINS = 10
-SMALLEST_EXPECTED = 5.0  # rows expected in a cell of the chi-square test; cells with fewer are taken together
-EXACT_PATHS = 200_000  # n * R up to which the two-sample law is counted path by path (0.4 ms)
-EXACT_ROWS = 200  # effective rows up to which the one-sample law is exact
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +37,7 @@ class WindowStatistics:
     kind: Literal["numeric", "categorical"]
     n: int  # rows with a value
     nulls: int
-    reference_n: int
+    reference_n: int  # rows of the law that the window was compared with
     alpha: float
     undefined: str | None = None  # why there is no statistic
     statistic: float | None = None  # K-S distance; Jensen-Shannon distance (base 2, in [0, 1]) of categories
@@ -47,6 +53,16 @@ class WindowStatistics:
     mean_shift: float | None = None  # in standard deviations of the reference
     quantiles_reference: tuple[float, ...] | None = None  # at 5, 25, 50, 75, 95 %
     quantiles_window: tuple[float, ...] | None = None  # to the nearest reference value
+    cramer_von_mises: float | None = None
+    cvm_p_value: float | None = None
+    wasserstein: float | None = None  # in units of the feature
+    quantile_shifts: tuple[float, ...] | None = None  # window - reference, in units of the feature
+    g_statistic: float | None = None  # likelihood-ratio test of homogeneity of categories
+    g_p_value: float | None = None
+    null_p_value: float | None = None  # of the share of nulls, exact
+    new_share: float | None = None  # categories, few-valued numbers: never seen; other numbers: out of the range seen
+    vanished: tuple[str, ...] = ()  # categories that the window should hold five of and lacks; the 10 most frequent
+    top_moves: tuple[tuple[str, float], ...] = ()  # (category, share of the window - share of the reference)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,167 +72,240 @@ class KsResult:
     at: float
 
 
-def compare(reference: FeatureReference, counts: Counts, alpha: float = 0.05) -> WindowStatistics:
-    """Everything that is published about one window."""
-    n, rows = counts.rows, reference.rows
-    total = n + counts.nulls
-    nulls = counts.nulls / total if total else None
-    facts = {"null_ratio": nulls, "null_ratio_reference": reference.null_ratio}
-    reason = (
+def compare(
+    reference: FeatureReference, counts: Counts, alpha: float = 0.05, slot_rows: Mapping[int, int] | None = None
+) -> WindowStatistics:
+    """Everything that is published about one window; `slot_rows` = its rows by slot, if the reference has slots."""
+    if reference.kind == "categorical":
+        reason = undefined(counts.rows, counts.rows + counts.nulls, reference.rows)
+        return _of_categories(compare_categories(reference, counts, alpha, slot_rows, reason), counts, alpha)
+    law = law_of(reference, slot_rows)
+    n, total, rows = counts.rows, counts.rows + counts.nulls, round(law.rows)
+    null_p = share_p_value(counts.nulls, total, law.nulls, law.source_rows + law.nulls) if total and rows else None
+    nulls = {
+        "null_ratio": counts.nulls / total if total else None,
+        "null_ratio_reference": law.null_ratio,
+        "null_p_value": null_p,
+    }
+    if reason := undefined(n, total, rows):
+        return WindowStatistics("numeric", n, counts.nulls, rows, alpha, reason, **nulls)
+    found = ks(reference, counts, law)
+    window, was = _deciles(law, counts)
+    places = _places(reference, counts)
+    cvm = cramer_von_mises(counts, law)
+    quantiles = law.values[law.quantile_index(np.array(QUANTILES))]
+    own = places[np.searchsorted(np.cumsum(counts.n), np.array(QUANTILES) * n)]
+    with np.errstate(invalid="ignore", over="ignore"):
+        shifts = own - quantiles
+    return WindowStatistics(
+        "numeric", n, counts.nulls, rows, alpha, None, found.statistic, ks_p_value(found.statistic, n, rows),
+        ks_critical_value(n, rows, alpha), _finite(found.at), found.sign, found.statistic, psi(was, window), jensen_shannon(was, window),
+        mean_shift=_mean_shift(law, counts, places), quantiles_reference=_all_finite(quantiles), quantiles_window=_all_finite(own),
+        cramer_von_mises=cvm, cvm_p_value=cramer_von_mises_p_value(cvm, n, rows), wasserstein=wasserstein(law, counts, places),
+        quantile_shifts=_all_finite(shifts), new_share=_new_share(reference, counts), **nulls,
+    )  # fmt: skip
+
+
+def undefined(n: int, total: int, rows: int) -> str | None:
+    """Why a window of `total` rows, `n` of them with a value, cannot be compared with a reference of `rows`."""
+    return (
         "reference without values" if not rows
         else "no rows" if not total
         else "only nulls" if not n
         else f"{n} rows with a value, fewer than {SMALLEST_WINDOW}" if n < SMALLEST_WINDOW
         else None
     )  # fmt: skip
-    if reason:
-        return WindowStatistics(reference.kind, n, counts.nulls, rows, alpha, reason, **facts)
-    if reference.kind == "categorical":
-        return _compare_categories(reference, counts, alpha, facts)
-    found = ks(reference, counts)
-    window, was = _deciles(reference, counts)
-    return WindowStatistics(
-        "numeric", n, counts.nulls, rows, alpha, None, found.statistic, ks_p_value(found.statistic, n, rows),
-        ks_critical_value(n, rows, alpha), _finite(found.at), found.sign, found.statistic, psi(was, window), jensen_shannon(was, window),
-        **facts, mean_shift=_mean_shift(reference, counts), quantiles_reference=quantiles_reference(reference),
-        quantiles_window=quantiles_window(reference, counts),
-    )  # fmt: skip
 
 
-def ks(reference: FeatureReference, counts: Counts) -> KsResult:
+def ks(reference: FeatureReference, counts: Counts, law: Law | None = None) -> KsResult:
     """Two-sample Kolmogorov-Smirnov distance sup |F - G|, exact under ties.
 
     F is constant between reference values and G is monotone, so the supremum over a gap lies at its ends: it is enough to
     know how many values fell into each gap and on each reference value. In integers, max |R G - n F| / (n R); one division.
     Cost O(cells that hold a value). Reference: Smirnov 1948, doi:10.1214/aoms/1177730256.
     """
-    n, rows, codes = counts.rows, reference.rows, counts.codes.astype(np.int64)
-    after = np.cumsum(counts.n)
-    place = codes >> 1
-    padded = np.concatenate((np.zeros(1, np.int64), reference.cumulative))
-    below = padded[place]  # reference rows before the value, or before its gap
-    upto = np.where(codes & 1, padded[np.minimum(place + 1, len(reference.cumulative))], below)
-    left = rows * (after - counts.n) - n * below  # R G - n F just before the value
-    right = rows * after - n * upto
-    both = np.concatenate((left, right))
-    best = int(np.argmax(np.abs(both)))
-    where = int(place[best % len(place)])
-    values = reference.values
-    at = values[min(max(0, where - (best < len(place))), len(values) - 1)]
-    return KsResult(abs(int(both[best])) / (n * rows), -int(np.sign(both[best])), float(at))
+    law = law_of(reference, None) if law is None else law
+    n, rows, codes = counts.rows, law.rows, counts.codes
+    if law.codes is None:
+        best, numerator = _largest_of_all(counts.codes, counts.n, law.upto_each, len(law.values) == rows, n, rows)
+    else:
+        best, numerator = _largest(counts.n, law.before(codes), law.upto(codes), n, rows)
+    where, values = int(codes[best % len(codes)] >> 1), reference.values
+    at = values[min(max(0, where - (best < len(codes))), len(values) - 1)]
+    return KsResult(float(abs(numerator) / (n * rows)), -int(np.sign(numerator)), float(at))
 
 
-def ks_p_value(distance: float, n: int, rows: int) -> float:
-    """Two-sided p-value of the two-sample K-S distance.
+@njit(cache=True, nogil=True)
+def _largest(counts, before, upto, n, rows):
+    """(index of the largest |R G - n F|, that number): an index below len(counts) is just before a value, others on one."""
+    at, best, seen = 0, 0 * rows, 0
+    for i in range(counts.size):
+        left = rows * seen - n * before[i]
+        seen += counts[i]
+        right = rows * seen - n * upto[i]
+        if abs(left) > abs(best):
+            at, best = i, left
+        if abs(right) > abs(best):
+            at, best = counts.size + i, right
+    return at, best
 
-    Exact by counting paths for small samples; by Marsaglia, Tsang and Wang (J. Stat. Softw. 8 (2003),
-    doi:10.18637/jss.v008.i18) up to 200 effective rows nR / (n + R); above, Kolmogorov's limit with Stephens' correction
-    (J. R. Stat. Soc. B 32 (1970) 115), which is within 0.01 of scipy's.
 
-    >>> round(ks_p_value(0.05, 1_000, 100_000), 4)
-    0.0136
+@njit(cache=True, nogil=True)
+def _largest_of_all(codes, counts, upto_each, untied, n, rows):
+    """The same where the law gives mass to every value of the reference; without ties their index is their rank."""
+    at, best, seen = 0, 0 * rows, 0
+    for i in range(counts.size):
+        before, upto = np.int64(codes[i]) >> 1, (np.int64(codes[i]) + 1) >> 1
+        if not untied:
+            before, upto = upto_each[before], upto_each[upto]
+        left = rows * seen - n * before
+        seen += counts[i]
+        right = rows * seen - n * upto
+        if abs(left) > abs(best):
+            at, best = i, left
+        if abs(right) > abs(best):
+            at, best = counts.size + i, right
+    return at, best
+
+
+def bracket(reference: FeatureReference, coarse: np.ndarray, slot: int | None = None) -> tuple[float, float]:
+    """(low, high) that hold the exact K-S distance for certain, from the coarse counts alone.
+
+    Both distribution functions are known at the cells' upper ends; inside a cell both are monotone, so |F - G| is at most
+    max(F before the upper end - G at the lower, G at the upper end - F at the lower). With R rows in cells of about R/512,
+    high - low is at most about 1/512. Of a feature with few values, rows between them (unseen) may lie anywhere.
+    Cost O(cells).
     """
-    if n * rows <= EXACT_PATHS:
-        return float(min(1.0, max(0.0, 1.0 - _paths_inside(distance, min(n, rows), max(n, rows)))))
-    effective = n * rows / (n + rows)
-    if effective <= EXACT_ROWS:
-        return _one_sample_p(distance, round(effective))
-    root = np.sqrt(effective)
-    return float(min(1.0, special.kolmogorov((root + 0.12 + 0.11 / root) * distance)))
+    was = reference.cell_rows if slot is None else reference.slot_cell_rows(slot)
+    f, g, unseen = was[:-2], coarse[:-2], int(coarse[-2])
+    rows, n = int(f.sum()), int(g.sum()) + unseen
+    if not rows or not n:
+        return 0.0, 1.0
+    upto_f, upto_g = np.cumsum(f), np.cumsum(g)
+    before_f, before_g = upto_f - f, upto_g - g
+    # G at an end lies between upto_g and upto_g + unseen
+    above, below = rows * upto_g - n * upto_f, n * upto_f - rows * (upto_g + unseen)
+    low = max(0, int(above.max()), int(below.max()))
+    ends = max(0, int((above + rows * unseen).max()), int((n * upto_f - rows * upto_g).max()))
+    inside = np.maximum(n * upto_f - rows * before_g, rows * (upto_g + unseen) - n * before_f)
+    wide = (f > 0) & (g > 0) if not reference.discrete else _several(reference)
+    if unseen:
+        wide = np.ones(len(f), bool)
+    high = max(ends, int(inside[wide].max(initial=0)))
+    return low / (n * rows), min(1.0, high / (n * rows))
 
 
-def ks_critical_value(n: int, rows: int, alpha: float) -> float:
-    """The distance whose p-value is alpha, by Kolmogorov's limit with Stephens' correction."""
-    root = np.sqrt(n * rows / (n + rows))
-    return float(min(1.0, special.kolmogi(alpha) / (root + 0.12 + 0.11 / root)))
+def cramer_von_mises(counts: Counts, law: Law) -> float:
+    """Two-sample Cramer-von Mises statistic T = nR / N^2 * sum over the pooled rows of (F - G)^2, N = n + R.
+
+    Anderson's T, equal to scipy's where values are distinct. Among t equal rows, a of them the window's and b the
+    reference's, F - G is a bridge from d to d + e; its mean over all orders enters, in closed form,
+    t d^2 + d e (t + 1) + e^2 (t + 1)(2t + 1) / (6t) + (1/n + 1/R)^2 a b (t + 1) / (6t): the p-value errs to the safe side.
+    Rows of the window in a gap, or of the reference between two window rows, are such a group too, and exact: O(cells
+    that hold a value). Reference: Anderson 1962, doi:10.1214/aoms/1177704477.
+    """
+    n, rows, codes = float(counts.rows), float(law.rows), counts.codes.astype(np.int64)
+    before, upto = law.before(codes).astype(np.float64), law.upto(codes).astype(np.float64)
+    after = np.cumsum(counts.n).astype(np.float64)
+    earlier, left = np.concatenate(([0.0], after[:-1])), np.concatenate(([0.0], upto[:-1]))
+    total = _bridge(earlier / n, left, before - left, np.zeros_like(before), n, rows)
+    total += _bridge(earlier / n, before, upto - before, after - earlier, n, rows)
+    total += _bridge(np.ones(1), upto[-1:], rows - upto[-1:], np.zeros(1), n, rows)
+    return float(total * n * rows / (n + rows) ** 2)
 
 
-def psi(reference: np.ndarray, window: np.ndarray) -> float:
-    """Population stability index sum (g - f) log(g / f) over cells, half a row added to each."""
-    f = (reference + 0.5) / (reference.sum() + 0.5 * len(reference))
-    g = (window + 0.5) / (window.sum() + 0.5 * len(window))
-    return float(np.sum((g - f) * np.log(g / f)))
+def _bridge(g: np.ndarray, start: np.ndarray, b: np.ndarray, a: np.ndarray, n: float, rows: float) -> float:
+    """Sum of (F - G)^2 over groups of a + b rows in any order, F and G being start / rows and g before each."""
+    t, d, e = a + b, start / rows - g, b / rows - a / n
+    safe = np.maximum(t, 1e-300)
+    inner = (t + 1) * (e * e * (2 * t + 1) + (1 / n + 1 / rows) ** 2 * a * b) / (6 * safe)
+    return float(np.sum(np.where(t > 0, t * d * d + d * e * (t + 1) + inner, 0.0)))
 
 
-def jensen_shannon(reference: np.ndarray, window: np.ndarray) -> float:
-    """Jensen-Shannon distance: the square root of the divergence to base 2; 0 = equal, 1 = nothing in common."""
-    f, g = reference / reference.sum(), window / window.sum()
-    middle = (f + g) / 2
-    divergence = float(np.sum(special.rel_entr(f, middle) + special.rel_entr(g, middle)) / 2 / np.log(2))
-    return float(np.sqrt(min(1.0, max(0.0, divergence))))
+def wasserstein(law: Law, counts: Counts, places: np.ndarray) -> float | None:
+    """Wasserstein-1 distance, the integral of |F - G|, in units of the feature; None where it is not finite.
+
+    Exact but for where a row lies within its gap: it is put in the middle, and one beyond the reference's range at its
+    end, so a jump out of the range is understated. Between two rows of the window G is constant and F monotone: the
+    integral is split where they cross. Cost O(cells that hold a value).
+    """
+    codes = counts.codes.astype(np.int64)
+    index = law.index_upto(codes)
+    with np.errstate(all="ignore"):
+        found = _area_between(places, counts.n, index, law.values, law.upto_each, law.area, float(law.rows))
+    return None if np.isnan(found) else _finite(max(0.0, found))
 
 
-def chi_square(reference: np.ndarray, window: np.ndarray) -> tuple[float, int]:
-    """(Pearson's statistic of homogeneity of two samples, degrees of freedom); cells without a row in both are skipped."""
-    used = (reference + window) > 0
-    r, w = reference[used].astype(np.float64), window[used].astype(np.float64)
-    rows, n = r.sum(), w.sum()
-    statistic = np.sum(np.square(np.sqrt(rows / n) * w - np.sqrt(n / rows) * r) / (r + w))
-    return float(statistic), int(used.sum()) - 1
+@njit(cache=True, nogil=True)
+def _area_between(places, counts, index, values, upto_each, area, rows):
+    """Integral of |F - G|; `index` values of the law lie at or below each place of the window."""
+    last, n, total, seen = places.size - 1, counts.sum(), 0.0, 0
+    if index[0] > 0:
+        total += area[index[0] - 1] + upto_each[index[0]] / rows * (places[0] - values[index[0] - 1])
+    for i in range(last):
+        seen += counts[i]
+        g, a, b, low, high = seen / n, places[i], places[i + 1], index[i], index[i + 1]
+        if high > low and values[high - 1] == b:
+            high -= 1  # F just before b
+        whole = (
+            _upto(b, high, values, upto_each, area, rows) - _upto(a, low, values, upto_each, area, rows) - g * (b - a)
+        )
+        if upto_each[low] / rows < g < upto_each[high] / rows:  # they cross
+            while high - low > 1:
+                middle = (low + high) >> 1
+                if upto_each[middle] / rows < g:
+                    low = middle
+                else:
+                    high = middle
+            c = values[high - 1]
+            early = (
+                g * (c - a)
+                - _upto(c, high, values, upto_each, area, rows)
+                + _upto(a, index[i], values, upto_each, area, rows)
+            )
+            total += whole + 2 * early
+        else:
+            total += abs(whole)
+    if index[last] < values.size:
+        end = values[values.size - 1]
+        total += (end - places[last]) - (
+            area[values.size - 1] - _upto(places[last], index[last], values, upto_each, area, rows)
+        )
+    return total
 
 
-def quantiles_reference(reference: FeatureReference) -> tuple[float, ...] | None:
-    at = np.searchsorted(reference.cumulative, np.array(QUANTILES) * reference.rows)
-    return _all_finite(reference.values[np.minimum(at, len(reference.values) - 1)])
+@njit(cache=True, inline="always")
+def _upto(x, index, values, upto_each, area, rows):
+    """Integral of F up to x, `index` values at or below it."""
+    return area[index - 1] + upto_each[index] / rows * (x - values[index - 1]) if index > 0 else 0.0
 
 
-def quantiles_window(reference: FeatureReference, counts: Counts) -> tuple[float, ...] | None:
-    """Read from the cells: a value in a gap stands at the gap's middle, one beyond the reference at its end."""
-    at = np.searchsorted(np.cumsum(counts.n), np.array(QUANTILES) * counts.rows)
-    return _all_finite(_places(reference, counts)[np.minimum(at, len(counts.n) - 1)])
+def _several(reference: FeatureReference) -> np.ndarray:
+    """Which cells hold more than one value."""
+    return np.bincount(reference.cell_of[1::2], minlength=reference.cells) > 1
 
 
-def _compare_categories(
-    reference: FeatureReference, counts: Counts, alpha: float, facts: dict[str, float | None]
-) -> WindowStatistics:
-    dense = np.zeros(len(reference.counts) + 1, np.int64)
-    dense[counts.codes] = counts.n
-    was = np.append(reference.counts, 0)
-    n, rows = counts.rows, reference.rows
-    moves = dense / n - was / rows
-    most = int(np.argmax(np.abs(moves)))
-    r, w = _together(was, dense)
-    statistic, freedom = chi_square(r, w)
-    distance = jensen_shannon(r, w)
-    p_value = float(special.chdtrc(freedom, statistic)) if freedom > 0 else 1.0
+def _of_categories(found: CategoryFacts, counts: Counts, alpha: float) -> WindowStatistics:
     return WindowStatistics(
-        "categorical", n, counts.nulls, rows, alpha, None, distance, min(1.0, max(0.0, p_value)),
-        _js_critical_value(freedom, n, rows, alpha), reference.categories[most] if most < len(reference.categories) else "(new)",
-        int(np.sign(moves[most])), float(abs(moves[most])), psi(r, w), distance, **facts,
+        "categorical", counts.rows, counts.nulls, found.rows, alpha, found.undefined, found.js, found.p_value,
+        found.critical_value, found.at, found.sign, found.effect, found.psi, found.js, found.null_ratio,
+        found.null_ratio_reference, g_statistic=found.g_statistic, g_p_value=found.g_p_value, null_p_value=found.null_p_value,
+        new_share=found.new_share, vanished=found.vanished, top_moves=found.top_moves,
     )  # fmt: skip
 
 
-def _js_critical_value(freedom: int, n: int, rows: int, alpha: float) -> float | None:
-    """The chi-square quantile as a Jensen-Shannon distance: for near samples chi2 = 8 n R / (n + R) * divergence (nats)."""
-    if freedom < 1:
-        return None
-    divergence = special.chdtri(freedom, alpha) * (n + rows) / (8 * n * rows)
-    return float(min(1.0, np.sqrt(divergence / np.log(2))))
-
-
-def _together(reference: np.ndarray, window: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cells with fewer than five rows expected in the window taken together, the never seen value among them."""
-    n, rows = window.sum(), reference.sum()
-    small = (reference + window) * (n / (n + rows)) < SMALLEST_EXPECTED
-    if not small.any():
-        return reference, window
-    r = np.append(reference[~small], reference[small].sum())
-    w = np.append(window[~small], window[small].sum())
-    return r, w
-
-
-def _deciles(reference: FeatureReference, counts: Counts) -> tuple[np.ndarray, np.ndarray]:
-    """(window, reference) counts between the reference's deciles; fewer cells under ties."""
-    edges = np.unique(np.searchsorted(reference.cumulative, np.arange(1, PSI_BINS) / PSI_BINS * reference.rows))
-    edges = edges[edges < len(reference.values) - 1]  # cell = up to and with the edge's value
-    cell = np.searchsorted(2 * edges + 1, counts.codes, side="left")
+def _deciles(law: Law, counts: Counts) -> tuple[np.ndarray, np.ndarray]:
+    """(window, reference) counts between the law's deciles; fewer cells under ties."""
+    edges = np.unique(law.quantile_index(np.arange(1, PSI_BINS) / PSI_BINS))
+    edges = edges[edges < len(law.values) - 1]  # cell = up to and with the edge's value
+    ends = 2 * edges + 1 if law.codes is None else law.codes[edges]
+    cell = np.searchsorted(ends, counts.codes, side="left")
     window = np.bincount(cell, weights=counts.n, minlength=len(edges) + 1)
-    was = np.diff(np.concatenate(([0], reference.cumulative[edges], [reference.rows])))
-    return window, was
+    return window, np.diff(np.concatenate(([0], law.upto_each[edges + 1], [law.rows])))
 
 
 def _places(reference: FeatureReference, counts: Counts) -> np.ndarray:
-    """The value that each code stands for."""
+    """The value that each code stands for: a gap's middle; the reference's end for what lies beyond it."""
     values = reference.values
     place = (counts.codes >> 1).astype(np.int64)
     above, below = values[np.minimum(place, len(values) - 1)], values[np.maximum(place - 1, 0)]
@@ -226,12 +315,17 @@ def _places(reference: FeatureReference, counts: Counts) -> np.ndarray:
     return np.where(counts.codes & 1, above, gap)
 
 
-def _mean_shift(reference: FeatureReference, counts: Counts) -> float | None:
+def _mean_shift(law: Law, counts: Counts, places: np.ndarray) -> float | None:
     with np.errstate(all="ignore"):
-        mean = float(np.sum(reference.values * (reference.counts / reference.rows)))
-        spread = float(np.sqrt(np.sum(np.square(reference.values - mean) * (reference.counts / reference.rows))))
-        window = float(np.sum(_places(reference, counts) * (counts.n / counts.rows)))
-        return _finite((window - mean) / spread) if spread > 0 else None
+        window = float(np.sum(places * (counts.n / counts.rows)))
+        return _finite((window - law.mean) / law.spread) if law.spread > 0 else None
+
+
+def _new_share(reference: FeatureReference, counts: Counts) -> float:
+    gap = (counts.codes & 1) == 0
+    if not reference.discrete:
+        gap &= (counts.codes == 0) | (counts.codes == 2 * len(reference.values))
+    return float(counts.n[gap].sum() / counts.rows)
 
 
 def _finite(value: float) -> float | None:
@@ -240,42 +334,3 @@ def _finite(value: float) -> float | None:
 
 def _all_finite(values: np.ndarray) -> tuple[float, ...] | None:
     return tuple(float(v) for v in values) if np.isfinite(values).all() else None
-
-
-@njit(cache=True)
-def _paths_inside(distance, n, m):
-    """P(D < distance) of two samples of n <= m distinct values: the share of lattice paths that stay inside."""
-    bound = (0.5 + np.floor(distance * n * m - 1e-7)) / (np.float64(n) * m)
-    u = np.empty(m + 1)
-    for j in range(m + 1):
-        u[j] = 0.0 if j / m > bound else 1.0
-    for i in range(1, n + 1):
-        w = i / (i + m)
-        u[0] = 0.0 if i / n > bound else w * u[0]
-        for j in range(1, m + 1):
-            u[j] = 0.0 if abs(i / n - j / m) > bound else w * u[j] + u[j - 1]
-    return u[m]
-
-
-def _one_sample_p(distance: float, n: int) -> float:
-    """P(D_n >= distance) of one sample of n, exact; the one-sided law doubled where the two sides exclude each other."""
-    if distance >= 0.5 or 2 * special.smirnov(n, distance) < 0.02:
-        return float(min(1.0, 2 * special.smirnov(n, distance)))
-    return float(min(1.0, max(0.0, 1.0 - _inside(distance, n))))
-
-
-def _inside(distance: float, n: int) -> float:
-    """P(D_n < distance) by a power of Marsaglia, Tsang and Wang's matrix; n <= 200, so float64 does without scaling."""
-    if n * distance <= 0.5:
-        return 0.0
-    k = int(n * distance) + 1
-    size, h = 2 * k - 1, k - n * distance
-    rows, columns = np.indices((size, size))
-    matrix = (rows - columns + 1 >= 0).astype(np.float64)
-    powers = h ** np.arange(1, size + 1)
-    matrix[:, 0] -= powers
-    matrix[-1, :] -= powers[::-1]
-    matrix[-1, 0] += (2 * h - 1) ** size if 2 * h > 1 else 0.0
-    matrix /= special.gamma(np.maximum(rows - columns + 2, 1))
-    power = np.linalg.matrix_power(matrix * np.exp(1) / n, n)  # n! / n**n is about e**-n: both factors stay in range
-    return float(power[k - 1, k - 1] * np.exp(special.gammaln(n + 1) - n))

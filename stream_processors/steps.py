@@ -1,142 +1,171 @@
-"""PURE. The sequential detectors walk over final panes, in pane order, and say what they found when a window ends.
+"""PURE. The sequential detectors walk over final panes, in pane order, and say what they found in each. Knows no windows.
 
-    #  pane      |....|....|....|....|....|      watermark at the arrow: panes before it are final, so they are stepped;
-    #  window    [         w1        ][   w2     w1 has ended and is closed, w2 is half walked
+    #  pane      |....|....|....|....|....|      watermark at the arrow: panes before it are final, so they are stepped
     #                                   ^
 
 A run is cheap to copy (detector states are values), so that a provisional close walks on a copy which can be dropped.
-A pane without on-time rows is not stepped. A new reference version starts every detector at zero.
+A pane without on-time rows is walked over and not stepped. A new reference version starts every detector at zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+import msgspec
+
 from pipeline.contract import DriftPlan
-from stream_processors import budget, detector
 from stream_processors.budget import Budget
-from stream_processors.cells import EMPTY
 from stream_processors.closed import Finding, Tally
+from stream_processors.detector import Detectors, Evidence, State
+from stream_processors.onset import EMPTY, History
 from stream_processors.panes import Clock, Key
 from stream_processors.timeline import ReferenceSet, Timeline
-from stream_processors.verdict import State
+from stream_processors.verdict import State as Verdicts
 
 WARNING_DISTANCE = 2.0  # natural log: a warning is evidence within a factor of 7.4 of the threshold
+KEPT_DETECTORS = 3  # reference versions
 REMEMBERED_PANES = 1024  # starts of stepped panes, to turn "since k panes" into a time
-_ORDER: dict[State, int] = {"ok": 0, "warning": 1, "alarm": 2}
+_ORDER: dict[Verdicts, int] = {"ok": 0, "warning": 1, "alarm": 2}
 
 
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """One detector; `alarmed` from its alarm until the evidence that the data returned."""
+@dataclass(slots=True)
+class Watched:
+    """The detectors of one reference version, and which of them are in alarm until the evidence that the data returned."""
 
-    version: int
-    state: detector.DetectorState
-    alarmed: bool = False
+    version: int = 0
+    state: State | None = None
+    alarmed: frozenset[Key] = frozenset()
+
+    def copy(self) -> Watched:
+        return replace(self, state=None if self.state is None else self.state.copy())
 
 
 @dataclass(slots=True)
 class Run:
     """How far the detectors have walked."""
 
-    at: int | None = None  # panes that start before are stepped
-    closed: int | None = None  # windows that start before are closed
-    window: int | None = None  # the window that is half walked
-    watches: dict[Key, Watch] = field(default_factory=dict)
-    peaks: dict[Key, Finding] = field(default_factory=dict)  # of `window`
+    at: int | None = None  # panes that start before are walked
+    watched: Watched = field(default_factory=Watched)
     stepped: tuple[int, ...] = ()
+    history: History = EMPTY
 
     def copy(self) -> Run:
-        return replace(self, watches=dict(self.watches), peaks=dict(self.peaks))
+        return replace(self, watched=self.watched.copy())
 
-    def is_closed(self, window: int) -> bool:
-        return self.closed is not None and window < self.closed
-
-    def rewind(self, pane: int, window: int) -> None:
+    def rewind(self, pane: int) -> None:
         """Forget everything from a pane on: another reference judges it now."""
         if self.at is not None and self.at > pane:
-            self.at, self.watches = pane, {}
-        if self.closed is not None and self.closed > window:
-            self.closed = window
-        if self.window is not None and self.window >= window:
-            self.window, self.peaks = None, {}
+            self.at, self.watched = pane, Watched()
         self.stepped = tuple(s for s in self.stepped if s < pane)
+        self.history = self.history.before(pane)
 
 
 @dataclass(frozen=True, slots=True)
-class Closing:
-    window: int
+class Stepped:
+    """One pane that the detectors walked over."""
+
+    pane: int
+    on_time: int  # rows
     findings: Mapping[Key, Finding]
 
 
 class Stepper:
-    """Walks runs; keeps the budget of each reference version."""
+    """Walks runs; keeps the detectors of the reference versions in use."""
 
     def __init__(self, plan: DriftPlan, clock: Clock):
         self._plan, self._clock = plan, clock
-        self._budgets: dict[int, Budget] = {}
+        self._detectors: OrderedDict[int, Detectors] = OrderedDict()
+
+    def detectors_of(self, found: ReferenceSet) -> Detectors:
+        if found.version not in self._detectors:
+            self._detectors[found.version] = Detectors(found.load(), self._plan)
+            while len(self._detectors) > KEPT_DETECTORS:
+                self._detectors.popitem(last=False)
+        self._detectors.move_to_end(found.version)
+        return self._detectors[found.version]
 
     def budget_of(self, found: ReferenceSet) -> Budget:
-        if found.version not in self._budgets:
-            self._budgets[found.version] = budget.thresholds(self._plan, found.load())
-        return self._budgets[found.version]
+        return self.detectors_of(found).budget
 
-    def advance(self, run: Run, timeline: Timeline, panes: Mapping[int, Tally], watermark: int) -> list[Closing]:
-        """Step every pane that ends by the watermark; the windows that ended, in order."""
-        closings: list[Closing] = []
-        for start in sorted(panes):
-            if run.at is not None and start < run.at:
-                continue
+    def to_bytes(self, watched: Watched, timeline: Timeline) -> bytes:
+        """Equal detectors give equal bytes; empty if they have seen nothing."""
+        found = timeline.of(watched.version)
+        if watched.state is None or found is None:
+            return b""
+        state = watched.state.to_bytes()
+        return msgspec.msgpack.encode((watched.version, state, sorted(watched.alarmed)))
+
+    def watched_of(self, value: bytes, timeline: Timeline) -> Watched:
+        """The detectors again; new ones if they were those of another plan, for then their thresholds were others too."""
+        if not value:
+            return Watched()
+        version, state, alarmed = msgspec.msgpack.decode(value, type=tuple[int, bytes, list[tuple[str, str]]])
+        found = timeline.of(version)
+        if found is None:
+            return Watched()
+        try:
+            return Watched(version, self.detectors_of(found).state_of(state), frozenset(alarmed))
+        except ValueError:
+            return Watched()
+
+    def advance(self, run: Run, timeline: Timeline, panes: Mapping[int, Tally], watermark: int) -> list[Stepped]:
+        """Step every pane that ends by the watermark, in order."""
+        made: list[Stepped] = []
+        for start in sorted(p for p in panes if run.at is None or p >= run.at):
             if start + self._clock.pane > watermark:
                 break
-            window = self._clock.window_of(start)
-            if run.window is not None and window > run.window:
-                closings.append(self._close(run))
-            run.window, run.closed = window, window
-            if panes[start].on_time:
-                self._step(run, timeline.at(start), panes[start], start)
+            findings = self._step(run, timeline.at(start), panes[start], start) if panes[start].on_time else {}
+            made.append(Stepped(start, panes[start].on_time, findings))
             run.at = start + self._clock.pane
-        if run.window is not None and run.window + self._clock.window <= watermark:
-            closings.append(self._close(run))
-        return closings
+        return made
 
-    def _close(self, run: Run) -> Closing:
-        assert run.window is not None
-        closing = Closing(run.window, run.peaks)
-        run.closed, run.window, run.peaks = run.window + self._clock.window, None, {}
-        return closing
-
-    def _step(self, run: Run, found: ReferenceSet | None, pane: Tally, start: int) -> None:
+    def _step(self, run: Run, found: ReferenceSet | None, pane: Tally, start: int) -> dict[Key, Finding]:
         run.stepped = (*run.stepped, start)[-REMEMBERED_PANES:]
         if found is None:
-            return
-        thresholds = self.budget_of(found)
-        for key, reference in found.load().items():
-            if thresholds.too_small(key):
-                continue
-            watch = run.watches.get(key)
-            if watch is None or watch.version != found.version:
-                watch = Watch(found.version, detector.start(reference, thresholds))
-            state = detector.step(watch.state, reference, pane.counts.get(key, EMPTY))
-            finding, alarmed = self._judge(found.version, state, watch.alarmed, start)
-            if alarmed and watch.alarmed and detector.returned(state):
-                state, alarmed = detector.start(reference, thresholds), False
-            run.watches[key] = Watch(found.version, state, alarmed)
-            run.peaks[key] = _worse(run.peaks.get(key), finding)
+            return {}
+        detectors, watched = self.detectors_of(found), run.watched
+        if watched.version != found.version or watched.state is None:
+            watched = run.watched = Watched(found.version, detectors.start())
+        assert watched.state is not None
+        detectors.step(watched.state, pane.counts, start)
+        told = detectors.evidence(watched.state)
+        gone = frozenset(key for key in watched.alarmed if told[key].returned)
+        alarmed = watched.alarmed | {key for key, said in told.items() if said.fires and self._plan.rule != "ks_alpha"}
+        for key in gone:
+            detectors.reset(watched.state, key)
+        watched.alarmed = alarmed - gone
+        run.history = run.history.push(found.version, start, detectors.references, pane.counts)
+        return {
+            key: self._finding(found.version, said, key in alarmed, key in gone, start) for key, said in told.items()
+        }
 
-    def _judge(self, version: int, state: detector.DetectorState, alarmed: bool, start: int) -> tuple[Finding, bool]:
-        """(what the detector says at this pane, whether it is in alarm)."""
-        said = detector.evidence(state)
+    def _finding(self, version: int, said: Evidence, alarmed: bool, gone: bool, start: int) -> Finding:
         bank = ("bank", said.e_value, said.threshold)
-        scan = ("scan", said.scan_value, said.scan_threshold)
-        told = [scan] if self._plan.rule == "scan" else [bank, scan]
+        backstop = ("confseq" if self._plan.rule == "confseq" else "scan", said.scan_value, said.scan_threshold)
+        told = [bank, backstop] if said.threshold is not None else [backstop]
         fired = [t for t in told if _excess(t[1], t[2]) >= 0]
         rule, value, threshold = max(fired or told[:1], key=lambda t: _excess(t[1], t[2]))
-        alarmed = alarmed or bool(fired and self._plan.rule != "ks_alpha")
-        near = _excess(value, threshold) >= -WARNING_DISTANCE
-        named: State = "alarm" if alarmed else "warning" if near and self._plan.rule != "ks_alpha" else "ok"
-        return Finding(version, value, threshold, rule, named, said.change, said.since, start), alarmed
+        material = said.tolerance == 0 or (said.lower_effect or 0.0) > said.tolerance
+        near = material and _excess(value, threshold) >= -WARNING_DISTANCE and self._plan.rule != "ks_alpha"
+        state: Verdicts = "alarm" if alarmed else "warning" if near else "ok"
+        return Finding(
+            version, value, threshold, rule, state, said.change, said.since, start, said.lower_effect, said.tolerance,
+            "ok" if gone else state, _excess(value, threshold),
+        )  # fmt: skip
+
+
+def worst(peaks: Mapping[Key, Finding], now: Mapping[Key, Finding]) -> dict[Key, Finding]:
+    """Of each key the worst state, within it the most evidence, the first of equals; a newer reference always."""
+    return {**peaks, **{key: _worse(peaks.get(key), finding) for key, finding in now.items()}}
+
+
+def worst_of(many: Iterable[Mapping[Key, Finding]]) -> dict[Key, Finding]:
+    found: dict[Key, Finding] = {}
+    for one in many:
+        found = worst(found, one)
+    return found
 
 
 def _excess(value: float | None, threshold: float | None) -> float:
@@ -144,8 +173,8 @@ def _excess(value: float | None, threshold: float | None) -> float:
 
 
 def _worse(before: Finding | None, now: Finding) -> Finding:
-    """The finding that the window keeps: the worst state, within it the most evidence; a newer reference always."""
     if before is None or before.version != now.version:
         return now
     strength = lambda f: (_ORDER.get(f.state, -1), _excess(f.e_value, f.threshold))  # noqa: E731
-    return now if strength(now) > strength(before) else before
+    kept = now if strength(now) > strength(before) else before
+    return msgspec.structs.replace(kept, last=now.last, last_excess=now.last_excess)

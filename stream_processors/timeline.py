@@ -40,6 +40,9 @@ class Timeline:
         """
         return max((s for s in self.sets if s.effective_from <= pane), key=lambda s: s.version, default=None)
 
+    def of(self, version: int) -> ReferenceSet | None:
+        return next((s for s in self.sets if s.version == version), None)
+
     def version_at(self, pane: int) -> int:
         found = self.at(pane)
         return found.version if found else 0

@@ -48,6 +48,16 @@ class Verdict:
     reference_version: int
     contract_version: str
     offsets: Mapping[str, tuple[int, int]]  # raw offsets [start, end) that hold the window's rows, by partition
+    cramer_von_mises: float | None = None
+    wasserstein: float | None = None  # in units of the feature
+    quantile_shifts: Quantiles | None = None  # window - reference, in units of the feature
+    null_p_value: float | None = None
+    new_share: float | None = None  # of values never seen
+    vanished: tuple[str, ...] = ()  # categories that the window should hold and lacks
+    top_moves: tuple[tuple[str, float], ...] = ()  # (category, its share - the reference's)
+    slot: str | None = None  # the hours of the week whose law it was compared with; None = there is one law
+    lower_effect: float | None = None  # the effect is at least this, in the tolerance's unit
+    tolerance: float = 0.0
 
     @property
     def key(self) -> str:

@@ -23,9 +23,10 @@ from pipeline.contract import MonitoredFeature
 from pipeline.contract_file import load
 from producers.sales import BLOCK_ORDERS, CATEGORIES, CHANNELS, REGIONS, World, orders
 from producers.scenarios import scenario
-from stream_processors import budget, cells, detector, statistics
-from stream_processors.budget import Budget
+from stream_processors import cells, statistics
 from stream_processors.cells import FeatureReference
+from stream_processors.detector import Detectors
+from stream_processors.grid import coarse_many
 from tests.bench.report import bar, finish, progress
 
 PANES = 12  # a window
@@ -90,50 +91,50 @@ def references(seed: int, rows: int) -> dict[Key, FeatureReference]:
     }
 
 
-def watch(
-    source: Iterator[dict[str, np.ndarray]],
-    known: Mapping[Key, FeatureReference],
-    limits: Budget,
-    *,
-    until_page: bool = False,
-) -> Run:
+def watch(source: Iterator[dict[str, np.ndarray]], detectors: Detectors, *, until_page: bool = False) -> Run:
     """Step every detector over the panes."""
-    states = {key: detector.start(known[key], limits) for key in limits.by_key}
-    pages: list[tuple[int, Key, str]] = []
+    state, pages = detectors.start(), []
     began, number = time.perf_counter(), 0
+    fired = detectors.fired(state)
     for number, held in enumerate(source, 1):
-        for segment, mask in segments(held):
-            for f in PLAN.features:
-                key = f.name, segment
-                if key not in states:
-                    continue
-                counts = cells.count(known[key], arrow(f, held[f.name][mask]))
-                fired = states[key].fired
-                states[key] = detector.step(states[key], known[key], counts)
-                if fired < 0 <= states[key].fired:
-                    pages.append((number, key, detector.evidence(states[key]).rule or ""))
+        counts = {
+            (f.name, segment): cells.count(detectors.references[f.name, segment], arrow(f, held[f.name][mask]))
+            for segment, mask in segments(held)
+            for f in PLAN.features
+            if (f.name, segment) in detectors.references
+        }
+        detectors.step(state, counts, START_MS + number * 300_000)
+        now = detectors.fired(state)
+        anew = [detectors.keys[k] for k in np.flatnonzero(now & ~fired)]
+        pages += [(number, key, said.rule or "") for key, said in detectors.evidence(state, anew).items()]
+        fired = now
         if pages and until_page:
             break
     return Run(pages, number, time.perf_counter() - began)
 
 
-def speed(known: Mapping[Key, FeatureReference], limits: Budget) -> dict[str, float]:
+def speed(detectors: Detectors) -> dict[str, float]:
     """Rows a second of twelve features (the six, twice) at panes of 1,000: counted and stepped; and K-S beside scipy's; CPU seconds."""
     held = list(panes(World(), 5, 200_000, 200))
     ready = [{f.name: arrow(f, h[f.name]) for f in PLAN.features} for h in held]
-    keys = [(f.name, cells.WHOLE) for f in PLAN.features] * 2
-    states = [detector.start(known[key], limits) for key in keys]
+    whole = {(f.name, cells.WHOLE): detectors.references[f.name, cells.WHOLE] for f in PLAN.features}
+    twice = {(f"{name}{again}", s): r for (name, s), r in whole.items() for again in (1, 2)}
+    twelve = Detectors(twice, PLAN)
+    members, columns_of = tuple(twelve.references.values()), [key[0][:-1] for key in twelve.keys]
+    state = twelve.start()
+    twelve.step_coarse(state, np.concatenate(coarse_many(members, [ready[0][c] for c in columns_of])), 0)
     began = time.process_time()
-    for pane in ready:
-        for i, key in enumerate(keys):
-            states[i] = detector.step(states[i], known[key], cells.count(known[key], pane[key[0]]))
+    for number, pane in enumerate(ready, 1):
+        twelve.step_coarse(state, np.concatenate(coarse_many(members, [pane[c] for c in columns_of])), number)
+        if number % PANES == 0:
+            twelve.evidence(state)
     monitor = time.process_time() - began
-    key = "price", cells.WHOLE
+    known = detectors.references["price", cells.WHOLE]
     began = time.process_time()
     for pane in ready:
-        statistics.ks(known[key], cells.count(known[key], pane["price"]))
+        statistics.ks(known, cells.count(known, pane["price"]))
     ours = (time.process_time() - began) / len(ready)
-    sample = np.repeat(known[key].values, known[key].counts)
+    sample = np.repeat(known.values, known.counts)
     began = time.process_time()
     for h in held[:20]:
         stats.ks_2samp(h["price"], sample, method="asymp")
@@ -155,15 +156,15 @@ def main(arguments: list[str]) -> int:
         pages, panes_seen, false = 0, 0, []
         for repeat in range(repeats):
             known = references(100 + repeat, REFERENCE_ROWS)
-            limits = budget.thresholds(PLAN, known)
-            quiet = watch(panes(World(), 10_000 + size + repeat, 100 * size, 100 * PANES), known, limits)
+            detectors = Detectors(known, PLAN)
+            quiet = watch(panes(World(), 10_000 + size + repeat, 100 * size, 100 * PANES), detectors)
             pages, panes_seen = pages + len(quiet.pages), panes_seen + quiet.panes
             false += quiet.pages
         figures[f"quiet_{size}"] = {
             "pages": false,
             "panes": panes_seen,
-            "detectors": len(limits.by_key),
-            "refused": len(limits.refused),
+            "detectors": len(detectors.keys),
+            "refused": len(detectors.budget.refused),
         }
         progress(f"quiet windows of {size}: {pages} pages in {panes_seen} panes")
         bars.append(bar(f"pages in a hundred quiet windows of {size:,} rows", pages, "==", 0))
@@ -173,7 +174,7 @@ def main(arguments: list[str]) -> int:
         ):
             delays, first = [], None
             for seed in range(20 if size < 100_000 else 5):
-                shifted = watch(panes(world, 500 + seed, 6 * size, 6 * PANES), known, limits, until_page=True)
+                shifted = watch(panes(world, 500 + seed, 6 * size, 6 * PANES), detectors, until_page=True)
                 delays.append(shifted.panes / PANES if shifted.pages else np.inf)
                 first = first or (shifted.pages[0] if shifted.pages else None)
             late = sum(d > 2 for d in delays)
@@ -189,11 +190,11 @@ def main(arguments: list[str]) -> int:
             bars.append(
                 bar(f"{name}: runs without a page within two windows of {size:,} rows", late, "==", 0, required)
             )
-    figures["speed"] = speed(known, limits)
+    figures["speed"] = speed(detectors)
     figures["reference_rows"] = REFERENCE_ROWS
     figures["thresholds"] = {
-        "bank": round(limits.of(("price", "*")).bank or 0, 2),
-        "scan": round(limits.of(("price", "*")).scan or 0, 2),
+        "bank": round(detectors.budget.of(("price", "*")).bank or 0, 2),
+        "scan": round(detectors.budget.of(("price", "*")).scan or 0, 2),
     }
     return finish("alarms", began, bars, figures)
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import contract_file
-from pipeline.contract import DatasetRule, MatchLabel, OutcomeLabel
+from pipeline.contract import DatasetRule, MatchLabel, OutcomeLabel, ReferencePlan, Tolerance
 from pipeline.errors import UsageError
 from tests.contracts import contract_file_named
 
@@ -70,6 +70,44 @@ def test_a_renamed_contract_is_the_same_but_for_its_topics(tmp_path: Path) -> No
     assert (renamed.id, renamed.fields) == ("sales_x", contract_file.load("sales").fields)
 
 
+def plan_with(old: str, new: str):
+    assert old in SALES
+    return contract_file.parse(SALES.replace(old, new, 1), "s.yaml").drift
+
+
+def test_a_window_is_a_stretch_of_time_that_tumbles_or_slides_or_a_number_of_rows() -> None:
+    hour, pane = timedelta(hours=1), timedelta(minutes=5)
+    kinds = {
+        "window: 1 h\n": (hour, None, None),
+        "window: 1 h\n      slide: 15 min\n": (hour, timedelta(minutes=15), None),
+        "window: 1 h\n      slide: 1 h\n": (hour, None, None),
+        "window: 10000 rows\n": (pane, None, 10_000),
+    }
+    found = [plan_with("window: 1 h\n", text) for text in kinds]
+    assert [(p.window, p.slide, p.window_rows) for p in found] == list(kinds.values())
+
+
+def test_a_tolerance_has_the_unit_of_its_feature() -> None:
+    price, category = "tolerance: 0.01", "kind: categorical, tolerance: 0.01"
+    assert plan_with(price, "tolerance: 0.03").features[0].tolerance == Tolerance("distance", 0.03)
+    assert plan_with(price, "tolerance: {wasserstein: 5}").features[0].tolerance == Tolerance("wasserstein", 5.0)
+    assert plan_with(category, "kind: categorical, tolerance: {share: 0.01}").features[3].tolerance == Tolerance(
+        "share", 0.01
+    )
+    assert plan_with("tolerance: 0.01, weight: 1", "weight: 1").features[0].tolerance.value == 0
+
+
+def test_what_a_drift_plan_does_not_say_is_automatic() -> None:
+    sales = contract_file.load("sales").drift
+    assert (sales.rhythm, sales.dependence, sales.reference) == ("auto", "auto", ReferencePlan())
+    assert [f.name for f in sales.watched][-1] == "reject"
+    more = "alpha: 0.05\n      rhythm: week\n      dependence: none\n      rejects: false\n      nullMonitor: false\n      reference: {kind: rolling, span: 3 d, every: 6 h, rows: 1000}"
+    said = plan_with("alpha: 0.05", more)
+    assert (said.rhythm, said.dependence, said.rejects, said.null_monitor) == ("week", "none", False, False)
+    assert said.reference == ReferencePlan("rolling", timedelta(days=3), timedelta(hours=6), 1000)
+    assert said.watched == said.features
+
+
 @pytest.mark.parametrize("name", ["nope", "no/such.yaml"])
 def test_a_contract_that_is_not_there_says_so(name: str) -> None:
     with pytest.raises(UsageError, match=name):
@@ -100,6 +138,16 @@ ONE_ERROR = [
     ("pane: 5 min", "pane: 7 min", "value.pane: expected a divisor of the window, 1:00:00"),
     ("pageBudget: 1 per 30 d", "pageBudget: few", "value.pageBudget: expected a page budget like 1 per 30 d"),
     ("alpha: 0.05", "alpha: 5", "value.alpha: expected a number between 0 and 1, got an integer '5'"),
+    ("pane: 5 min", "slide: 25 min\n      pane: 5 min", "value.slide: expected a multiple of the pane, 0:05:00, that divides the window, 1:00:00"),
+    ("window: 1 h\n      pane: 5 min", "window: 500 rows\n      slide: 15 min\n      pane: 5 min", "value.slide: expected no slide beside a window of rows"),
+    ("window: 1 h\n      pane", "window: 0 rows\n      pane", "value.window: expected a duration like 1 h, or a number of rows"),
+    ("tolerance: 0.01", "tolerance: 1.5", "features[0].tolerance: expected a share from 0 to 1"),
+    ("tolerance: 0.01", "tolerance: {share: 0.02}", "tolerance.share: unknown key, expected one of: distance, wasserstein"),
+    ("tolerance: 0.01", "tolerance: {distance: 0.1, wasserstein: 1}", "tolerance: expected exactly one of: distance, wasserstein"),
+    ("tolerance: 0.01", "tolerance: {wasserstein: -1}", "tolerance.wasserstein: expected a number >= 0"),
+    ("alpha: 0.05", "alpha: 0.05\n      rhythm: day", "value.rhythm: expected one of: auto, none, hour, week"),
+    ("alpha: 0.05", "alpha: 0.05\n      reference: {kind: weekly}", "reference.kind: expected one of: training, last-week, rolling"),
+    ("alpha: 0.05", "alpha: 0.05\n      reference: {rows: 20000000}", "reference.rows: expected at most 10000000"),
     ("rule: bank", "rule: guess", "value.rule: expected one of: bank, scan, confseq, ks_alpha"),
     ("name: quantity, kind: numeric", "name: quantity, kind: categorical", "features[1].kind: expected numeric, as quantity is of type integer"),
     ("- [region]", "- [quantity]", "segments[0]: expected fields of type string"),

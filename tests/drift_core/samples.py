@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.contract import DriftPlan, MonitoredFeature
-from stream_processors import budget, cells
-from stream_processors.budget import Budget
+from stream_processors import cells
 from stream_processors.cells import FeatureReference
+from stream_processors.detector import Detectors
 
 NUMBER = MonitoredFeature("price", "numeric")
 NAME = MonitoredFeature("channel", "categorical")
@@ -35,5 +35,5 @@ def floats(values: np.ndarray) -> pa.Array:
     return pa.array(values, pa.float64())
 
 
-def budget_of(reference: FeatureReference) -> Budget:
-    return budget.thresholds(PLAN, {reference.key: reference})
+def detectors_of(*references: FeatureReference, plan: DriftPlan = PLAN) -> Detectors:
+    return Detectors({r.key: r for r in references}, plan)

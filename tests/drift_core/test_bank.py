@@ -1,17 +1,15 @@
-"""Every alternative is a law of its own whose likelihood ratio has expectation one; the budget follows from the contract."""
+"""Every alternative is a law of its own whose likelihood ratio has expectation one, in every slot."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from math import log
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from pipeline.contract import DriftPlan, MonitoredFeature
-from pipeline.errors import UsageError
-from stream_processors import bank, budget, cells, scan
-from tests.drift_core.samples import CHANNELS, PLAN, SHARES, categorical, channels, floats, numeric
+from stream_processors import bank, cells
+from tests.drift_core.samples import CHANNELS, SHARES, categorical, channels, floats, numeric
 
 RNG = np.random.default_rng(11)
 REFERENCES = {
@@ -29,12 +27,11 @@ REFERENCES = {
 def test_likelihood_ratio_of_every_alternative_has_expectation_one_under_the_reference(name):
     made = bank.bank_of(REFERENCES[name])
     assert made.names and made.weights.sum() == pytest.approx(1)
-    assert made.reference.sum() == pytest.approx(1) and made.reference.min() > 0
-    expected = made.reference @ np.exp(made.scores + made.slack)
-    assert expected == pytest.approx(np.ones(len(made.names)), abs=1e-6)
+    (p,) = made.laws
+    assert p.sum() == pytest.approx(1) and p.min() > 0
+    expected = p @ np.exp(made.scores[0].astype(np.float64) + made.slack[0])
+    assert expected == pytest.approx(np.ones(len(made.names)), abs=1e-5)
     assert expected.max() <= 1 + 1e-12  # rounding may only lose evidence
-    coarser = np.diff(made.scan_cumulative, prepend=0) @ np.exp(made.scan_scores)
-    assert coarser == pytest.approx(np.ones(len(made.names)), abs=1e-6)
     assert np.isfinite(made.scores).all()
 
 
@@ -44,18 +41,19 @@ def test_expectation_is_at_most_one_under_the_law_that_the_reference_was_drawn_f
     for _ in range(60):
         reference = categorical(channels(rng, 20_000))
         made = bank.bank_of(reference)
-        truth = np.zeros(len(made.reference))
+        truth = np.zeros(made.laws.shape[1])
         truth[:4] = [dict(zip(CHANNELS, SHARES, strict=True))[c] for c in reference.categories]
-        expected = truth @ np.exp(made.scores)
+        expected = truth @ np.exp(made.scores[0].astype(np.float64))
         over, alternatives = over + int((expected > 1).sum()), alternatives + len(expected)
     assert over <= alternatives / 200
 
 
 def test_scores_add_up_exactly_in_any_order():
     made = bank.bank_of(REFERENCES["lognormal"])
-    counts = RNG.integers(0, 10_000, len(made.reference)).astype(float)
+    scores = made.scores[0].astype(np.float64)
+    counts = RNG.integers(0, 100_000, len(scores)).astype(float)
     order = RNG.permutation(len(counts))
-    assert ((counts @ made.scores) == (counts[order] @ made.scores[order])).all()
+    assert ((counts @ scores) == (counts[order] @ scores[order])).all()
 
 
 def test_alternatives_too_small_for_the_reference_are_off():
@@ -74,63 +72,74 @@ def test_alternatives_name_categories_and_rare_ones_together():
 
 
 def test_values_never_seen_are_no_surprise_where_many_were_seen_once():
-    common = bank.shares(categorical(["a"] * 5_000 + ["b"] * 5_000))
-    long_tail = bank.shares(categorical(["a"] * 9_000 + [f"x{i}" for i in range(1_000)]))
-    assert common[-2] < 5e-4 and long_tail[-2] > 0.08
+    (common,) = bank.bank_of(categorical(["a"] * 5_000 + ["b"] * 5_000)).laws
+    (long_tail,) = bank.bank_of(categorical(["a"] * 9_000 + [f"x{i}" for i in range(1_000)])).laws
+    assert common[-2] < 5e-4 and 0.1 < long_tail[-2] < 0.12
 
 
-def test_the_page_budget_is_shared_over_features_segments_and_detectors():
-    references = {r.key: r for r in (numeric(RNG.normal(size=12_000)), numeric(RNG.normal(size=2_100), "region=a"))}
-    found = budget.thresholds(PLAN, references)
-    panes = 30 * 24 * 12
-    assert found.panes == panes
-    assert found.of(("price", "*")).bank == pytest.approx(log(panes * 2 / 0.8))
-    total = sum(
-        panes / np.exp(t.bank) + 2 * scan.looks_a_pane() * panes / np.exp(t.scan) for t in found.by_key.values()
-    )
-    assert total == pytest.approx(PLAN.pages)
+def test_a_long_tail_of_categories_is_judged_by_what_its_next_rows_are_not_by_what_was_seen():
+    """Values seen a few times were seen by luck: their share falls and that of new values rises, with nothing changed."""
+    rng = np.random.default_rng(16)
+    draw = lambda n: np.char.add("x", np.floor(rng.pareto(1.0, n) * 5).astype(int).astype(str))  # noqa: E731
+    known = categorical(draw(20_000))
+    made = bank.bank_of(known)
+    next_rows = bank.in_groups(made, cells.coarse(known, cells.count(known, pa.array(draw(400_000))))) / 400_000
+    assert made.laws[0][-2] >= next_rows[-2] > 0.01  # never seen
+    expected = next_rows @ np.exp(made.scores[0].astype(np.float64))
+    assert expected.max() <= 1.01
 
 
-def test_a_heavier_feature_gets_more_of_the_budget():
-    plan = DriftPlan((MonitoredFeature("price", "numeric", weight=3.0), MonitoredFeature("channel", "categorical")))
-    references = {r.key: r for r in (REFERENCES["lognormal"], REFERENCES["channels"])}
-    found = budget.thresholds(plan, references)
-    assert found.of(("channel", "*")).bank - found.of(("price", "*")).bank == pytest.approx(log(3))
+def test_a_rise_of_rare_rejects_has_an_alternative_and_too_few_rows_have_none():
+    rejects = categorical(["valid"] * 99_500 + ["range"] * 300 + ["type"] * 200)
+    assert {"range x4", "all but valid x4"} <= set(bank.bank_of(rejects).names)
+    rare = categorical(["valid"] * 99_990 + ["range"] * 10)
+    assert not any(" x" in n and "valid" not in n for n in bank.bank_of(rare).names)
 
 
-@pytest.mark.parametrize(
-    ("rows", "segment", "refused"),
-    [(9_999, "*", True), (10_000, "*", False), (1_999, "a=b", True), (2_000, "a=b", False)],
-)
-def test_a_reference_below_the_floor_is_refused_with_the_reason(rows, segment, refused):
-    known = numeric(np.arange(float(rows)), segment)
-    found = budget.thresholds(PLAN, {known.key: known})
-    assert found.too_small(known.key) is refused
-    assert (known.key in found.by_key) is not refused
-    assert not refused or str(rows) in found.refused[known.key]
+def slotted(rows: int, hours: int = 6) -> cells.FeatureReference:
+    """Values that move by a sd over the day, in four slots; the last one holds few rows."""
+    rng, per = np.random.default_rng(14), rows // 10
+    slots = [rng.normal(s / 2, 1, per if s == 3 else 3 * per) for s in range(4)]
+    pool = numeric(np.concatenate(slots))
+    of = tuple(hour // hours % 4 for hour in range(168))
+    counts = tuple(cells.count(pool, floats(values)) for values in slots)
+    return replace(pool, slots=cells.Slots(of, ("night", "morning", "noon", "evening"), counts))
 
 
-def test_rules_choose_the_detectors_and_an_unbuilt_one_is_said():
+def test_every_slot_has_a_law_of_its_own_under_which_no_alternative_gains():
+    made = bank.bank_of(slotted(40_000))
+    assert made.slots == 4 and made.rows.tolist() == [12_000, 12_000, 12_000, 4_000]
+    for p, scores, slack in zip(made.laws, made.scores, made.slack, strict=True):
+        assert p.sum() == pytest.approx(1)
+        expected = p @ np.exp(scores.astype(np.float64) + slack)
+        assert expected.max() <= 1 + 1e-12 and expected == pytest.approx(np.ones(len(made.names)), abs=1e-5)
+    below = np.cumsum(made.laws, 1)[:, len(made.laws[0]) // 2]
+    assert (np.diff(below) < -0.1).all()  # later slots lie higher
+
+
+def test_an_alternative_that_a_slot_cannot_tell_apart_scores_nothing_there():
+    made = bank.bank_of(slotted(40_000))
+    small = made.names.index("shift +0.1 sd")  # 8 / sqrt(4,000) = 0.13, 8 / sqrt(12,000) = 0.07
+    assert not made.scores[3, :, small].any() and made.slack[3, small] == 0
+    assert all(made.scores[s, :, small].any() for s in range(3))
+
+
+def test_tempered_alternatives_keep_their_scores_and_those_of_no_weight_are_off():
     known = REFERENCES["lognormal"]
-    assert budget.thresholds(replace(PLAN, rule="scan"), {known.key: known}).of(known.key).bank is None
-    with pytest.raises(UsageError, match="confseq"):
-        budget.thresholds(replace(PLAN, rule="confseq"), {})
+    temper = cells.Temper({"shift +0.1 sd": 0.0, "shift +0.2 sd": 0.4}, 2.0, 0.5, 100)
+    plain, tempered = bank.bank_of(known), bank.bank_of(replace(known, temper=temper))
+    assert "shift +0.1 sd" not in tempered.names and len(tempered.names) == len(plain.names) - 1
+    assert tempered.eta[tempered.names.index("shift +0.2 sd")] == 0.4 and np.count_nonzero(tempered.eta != 1) == 1
+    assert (plain.eta == 1).all() and tempered.weights.sum() == pytest.approx(1)
 
 
-def test_scan_levels_hold_exactly_the_last_panes_of_every_scale():
-    rng, levels, history = np.random.default_rng(12), scan.empty(3), []
-    for number in range(1, 600):
-        history.append(rng.integers(0, 9, 3))
-        levels = scan.push(levels, number, history[-1])
-        for scale, counts in scan.stretches(levels, number):
-            assert counts.tolist() == np.sum(history[-scale:], 0).tolist(), (number, scale)
-
-
-def test_scan_does_not_look_at_scales_too_large_for_the_reference():
-    counts = np.array([600, 400])
-    assert scan.value([(4, counts)], np.array([0.3, 1.0]), 9_999) == (0.0, 0)
-    value, scale = scan.value([(4, counts)], np.array([0.3, 1.0]), 10_000)
-    assert scale == 4 and value == pytest.approx(2 * 1_000 * (0.3 - 0.013581) ** 2 + log(4))
+def test_block_scores_are_what_the_detectors_add_up():
+    known = REFERENCES["channels"]
+    pane = cells.coarse(known, cells.count(known, pa.array(["web", "app", "app", None, "kiosk"])))
+    scores = bank.block_scores(known, [pane, 2 * pane])
+    names = bank.bank_of(known).names
+    assert scores.shape == (2, len(names)) and (scores[1] == 2 * scores[0]).all()
+    assert scores[0, names.index("new values +1%")] > 0
 
 
 def test_pages_are_not_raised_by_a_reference_that_is_not_loaded_twice():

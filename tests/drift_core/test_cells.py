@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_processors import cells
-from stream_processors.cells import EMPTY, KEPT_ROWS, Counts
-from tests.drift_core.samples import categorical, floats, numeric
+from stream_processors.cells import EMPTY, KEPT_ROWS, NAMED_CATEGORIES, Counts
+from stream_processors.slots import Slots, Temper
+from tests.drift_core.samples import NAME, NUMBER, categorical, floats, numeric
 
 FEW = st.sampled_from([-np.inf, -1e300, -2.5, -0.0, 0.0, 5e-324, 1.0, 1.5, 2.0, 3.0, 1e300, np.inf])
 NUMBERS = st.lists(st.one_of(FEW, st.floats(allow_nan=False)), min_size=1, max_size=60)
@@ -124,6 +127,56 @@ def test_a_reference_survives_its_bytes(known):
     assert again.key == known.key and again.cell_rows.tolist() == known.cell_rows.tolist()
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 6 * 24), st.none() | FEW), min_size=1, max_size=80),
+    st.booleans(),
+    st.sampled_from([3, KEPT_ROWS]),
+)
+def test_slots_add_up_to_the_reference_and_survive_its_bytes(rows, numbers, kept):
+    """Any order of the rows gives the same bytes."""
+    plan = Slots((0,) * 48 + (1,) * 60 + (2,) * 60, ("a", "b", "c"))
+
+    def made(part):
+        times = np.array([345_600_000 + hour * 3_600_000 for hour, _ in part], np.int64)
+        values = [v for _, v in part]
+        column = (
+            pa.array(values, pa.float64()) if numbers else pa.array([None if v is None else str(v) for v in values])
+        )
+        feature = NUMBER if numbers else NAME
+        known = cells.build(feature, "*", column, version=1, effective_from=0, plan=plan, times=times, kept=kept)
+        temper = Temper({"shift +0.1 sd": 0.5, "nulls +1%": 0.25}, 1.5, 0.1, 99)
+        return replace(known, temper=temper, evidence={"days": 7.0, "hour_p_value": 1e-9})
+
+    known = made(rows)
+    total = sum(known.slots.counts, EMPTY)
+    codes = 2 * np.arange(len(known.counts)) + 1 if numbers else np.arange(len(known.counts))
+    assert total == Counts(codes.astype(np.uint32), known.counts, known.nulls)
+    assert sum(known.slot_cell_rows(s) for s in range(3)).tolist() == known.cell_rows.tolist()
+    again = cells.from_arrow(cells.to_arrow(known))
+    assert cells.to_arrow(again) == cells.to_arrow(known) == cells.to_arrow(made(rows[::-1]))
+    assert again.slots.counts == known.slots.counts and again.temper == known.temper
+
+
+def test_only_the_most_frequent_categories_are_named_and_the_rest_is_known_as_unseen():
+    names = [f"sku{i:05}" for i in range(3_000)]
+    known = categorical(np.repeat(names, np.where(np.arange(3_000) < 100, 50, 2)))
+    assert (len(known.categories), known.cardinality) == (NAMED_CATEGORIES, 3_000)
+    assert known.categories[:101] == tuple(names[:101])  # the first hundred by count, then by name
+    assert (known.other, known.cell_rows[-2], known.cell_rows.sum()) == (4_000, 4_000, known.rows)
+    assert cells.coarse(known, cells.count(known, pa.array(["sku02999", "sku00001", "never"])))[-2] == 2
+
+
+def test_sliding_by_subtraction_is_counting_again():
+    rng = np.random.default_rng(4)
+    known = numeric(np.round(rng.lognormal(3, 1, 20_000), 1))
+    panes = [cells.count(known, floats(np.round(rng.lognormal(3, 1, 300), 1))) for _ in range(12)]
+    window = sum(panes[:4], EMPTY)
+    for i in range(4, 12):
+        window = window + panes[i] - panes[i - 4]
+        assert window.to_bytes() == sum(panes[i - 3 : i + 1], EMPTY).to_bytes()
+
+
 def test_bytes_of_counts_are_small_and_foreign_bytes_are_refused():
     rng = np.random.default_rng(2)
     counts = cells.count(numeric(rng.normal(size=100_000)), floats(rng.normal(size=1_000)))
@@ -131,3 +184,17 @@ def test_bytes_of_counts_are_small_and_foreign_bytes_are_refused():
     assert Counts.from_bytes(EMPTY.to_bytes()) == EMPTY
     with pytest.raises(ValueError, match="expected bytes"):
         Counts.from_bytes(b"XX")
+
+
+def test_thinning_takes_tied_rows_evenly_from_the_slots_whatever_their_order():
+    plan = Slots((0,) * 84 + (1,) * 84, ("a", "b"))
+    times = 345_600_000 + np.repeat([0, 100], [200, 100]) * 3_600_000
+
+    def made(order):
+        return cells.build(
+            NUMBER, "*", floats(np.full(300, 7.0)), version=1, effective_from=0, kept=30, plan=plan, times=times[order]
+        )
+
+    assert made(np.arange(300)).slots.rows.tolist() == made(np.arange(299, -1, -1)).slots.rows.tolist() == [20, 10]
+    shuffled = np.random.default_rng(1).permutation(300)
+    assert made(shuffled).slots.rows.tolist() == [20, 10]

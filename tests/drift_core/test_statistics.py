@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from stream_processors import cells, statistics
-from tests.drift_core.samples import SHARES, categorical, channels, floats, numeric
+from stream_processors import categories, cells, p_values, statistics
+from stream_processors.slots import Slots
+from tests.drift_core.samples import NAME, NUMBER, SHARES, categorical, channels, floats, numeric
 
+DAY0, HOUR = 345_600_000, 3_600_000  # a Monday, UTC
 NUMBERS = st.lists(st.floats(allow_nan=False) | st.sampled_from([0.0, 1.0, 2.0, np.inf]), min_size=5, max_size=50)
 
 
@@ -69,13 +71,14 @@ def test_p_value_is_within_a_hundredth_of_scipys(n, rows):
 def test_small_p_values_keep_their_order_of_magnitude():
     for distance in (0.06, 0.08, 0.1, 0.15):
         theirs = stats.kstwo.sf(distance, 990)
-        assert statistics.ks_p_value(distance, 1_000, 99_000) == pytest.approx(theirs, rel=0.15)
+        assert p_values.ks_p_value(distance, 1_000, 99_000) == pytest.approx(theirs, rel=0.15)
 
 
 @pytest.mark.parametrize("n", [8, 35, 200])
 def test_one_sample_law_equals_scipys(n):
     for distance in np.linspace(0.5 / n + 1e-3, 0.6, 25):
-        assert statistics._one_sample_p(distance, n) == pytest.approx(stats.kstwo.sf(distance, n), abs=2e-4)
+        ours = p_values.ks_p_value(distance, n, 1_000_000_000)  # a reference so large that it is the law
+        assert ours == pytest.approx(stats.kstwo.sf(distance, n), abs=2e-4)
 
 
 def test_sign_says_where_the_window_lies():
@@ -145,6 +148,8 @@ def test_no_statistic_is_ever_nan_or_infinite(reference, window):
     for value in asdict(found).values():
         for one in value if isinstance(value, tuple) else (value,):
             assert not isinstance(one, float) or np.isfinite(one)
+    if found.undefined is None:
+        assert 0 <= found.cvm_p_value <= 1 and 0 <= found.null_p_value <= 1 and found.cramer_von_mises >= 0
 
 
 @pytest.mark.parametrize("values", [np.full(200, 7.0), np.array([np.inf] * 100 + [-np.inf] * 100), np.arange(5.0)])
@@ -156,8 +161,177 @@ def test_constant_infinite_and_tiny_references_give_numbers(values):
 
 def test_psi_of_equal_shares_is_zero_and_of_a_shift_is_not():
     equal = np.full(10, 1_000.0)
-    assert statistics.psi(equal, equal) == 0
+    assert categories.psi(equal, equal) == 0
     moved = np.array([500.0] * 5 + [1_500.0] * 5)
     want = np.sum((moved - equal) / 1e4 * np.log(moved / equal))
-    assert statistics.psi(equal, moved) == pytest.approx(want, rel=0.01)
+    assert categories.psi(equal, moved) == pytest.approx(want, rel=0.01)
     assert sum(SHARES) == pytest.approx(1)
+
+
+def test_cramer_von_mises_equals_scipys_where_values_are_distinct():
+    rng = np.random.default_rng(11)
+    for n, rows, shift in [(7, 12, 0), (40, 900, 0.3), (1_000, 5_000, 0), (800, 20_000, 0.1), (3_000, 500, 0)]:
+        reference, window = rng.normal(size=rows), rng.normal(shift, 1, n)
+        known = numeric(reference)
+        found = statistics.compare(known, cells.count(known, floats(window)))
+        theirs = stats.cramervonmises_2samp(window, reference, method="asymptotic")
+        assert found.cramer_von_mises == pytest.approx(theirs.statistic, abs=1e-9)
+        assert found.cvm_p_value == pytest.approx(theirs.pvalue, abs=1e-7)
+
+
+def test_cramer_von_mises_of_ties_is_the_mean_over_the_ways_to_break_them():
+    rng = np.random.default_rng(12)
+    reference, window = rng.integers(0, 4, 60).astype(float), rng.integers(0, 5, 25).astype(float)
+    known = numeric(reference)
+    broken = [
+        stats.cramervonmises_2samp(
+            window + rng.random(25) / 2, reference + rng.random(60) / 2, method="asymptotic"
+        ).statistic
+        for _ in range(1_500)
+    ]
+    found = statistics.compare(known, cells.count(known, floats(window)))
+    assert found.cramer_von_mises == pytest.approx(np.mean(broken), abs=4 * np.std(broken) / np.sqrt(1_500))
+
+
+def test_wasserstein_equals_scipys_on_reference_values_and_nearly_between_them():
+    rng = np.random.default_rng(13)
+    for case in range(40):
+        reference = np.round(rng.gamma(2, 10, 400 + 100 * (case % 3)), case % 3)
+        known = numeric(reference)
+        on = rng.choice(reference, 1 + 29 * (case % 4) + 5)
+        found = statistics.compare(known, cells.count(known, floats(on)))
+        assert found.wasserstein == pytest.approx(stats.wasserstein_distance(on, reference), abs=1e-9)
+        inside = np.clip(rng.gamma(2, 11, 300), reference.min(), reference.max())
+        found = statistics.compare(known, cells.count(known, floats(inside)))
+        widest = (
+            np.sum(np.diff(known.values, append=known.values[-1])[np.searchsorted(known.values, inside, "right") - 1])
+            / 300
+        )
+        assert abs(found.wasserstein - stats.wasserstein_distance(inside, reference)) <= widest / 2 + 1e-9
+
+
+def test_wasserstein_to_infinity_is_not_a_number_to_publish():
+    known = numeric([*np.arange(100.0).tolist(), np.inf])
+    found = statistics.compare(known, cells.count(known, floats(np.arange(50.0))))
+    assert found.wasserstein is None and found.cramer_von_mises is not None
+
+
+def test_wasserstein_is_the_shift_in_the_features_own_units():
+    rng = np.random.default_rng(14)
+    reference = rng.normal(100, 20, 50_000)
+    known = numeric(reference)
+    found = statistics.compare(known, cells.count(known, floats(reference[:20_000] + 7)))
+    assert found.wasserstein == pytest.approx(7, abs=0.4)
+    assert found.quantile_shifts == pytest.approx([7] * 5, abs=1)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.floats(-3, 3) | st.sampled_from([0.0, 1.0, 2.0, np.inf, -np.inf]), min_size=1, max_size=400),
+    st.lists(st.floats(-4, 4) | st.sampled_from([0.0, 0.5, 1.0, 2.0, np.inf]), min_size=1, max_size=60),
+)
+def test_bracket_holds_the_exact_distance(reference, window):
+    known = numeric(reference * 20)
+    counts = cells.count(known, floats(np.array(window)))
+    low, high = statistics.bracket(known, cells.coarse(known, counts))
+    assert 0 <= low <= statistics.ks(known, counts).statistic <= high <= 1
+
+
+def test_bracket_is_narrow_on_a_large_reference():
+    rng = np.random.default_rng(15)
+    for values in (rng.normal(size=100_000), np.round(rng.lognormal(3, 0.5, 100_000), 2), rng.poisson(4.0, 100_000)):
+        known = numeric(values.astype(float))
+        counts = cells.count(known, floats(rng.choice(values, 1_000).astype(float)))
+        low, high = statistics.bracket(known, cells.coarse(known, counts))
+        assert low <= statistics.ks(known, counts).statistic <= high <= low + 0.006
+
+
+@pytest.mark.parametrize(
+    ("hits", "n", "was", "rows"), [(12, 1_000, 500, 100_000), (0, 900, 400, 40_000), (9, 50, 1, 300), (40, 40, 7, 9)]
+)
+def test_share_of_nulls_is_tested_exactly(hits, n, was, rows):
+    law = stats.hypergeom(n + rows, hits + was, n)
+    want = min(1.0, 2 * min(law.cdf(hits), law.sf(hits - 1)))
+    assert p_values.share_p_value(hits, n, was, rows) == pytest.approx(want, rel=1e-6)
+
+
+def test_null_burst_shows_in_its_p_value_and_a_quiet_window_does_not():
+    rng = np.random.default_rng(16)
+    known = numeric(np.where(rng.random(20_000) < 0.01, np.nan, rng.normal(size=20_000)))
+    quiet = cells.count(known, floats(np.where(np.arange(1_000) < 11, np.nan, 0.1)))
+    burst = cells.count(known, floats(np.where(np.arange(1_000) < 30, np.nan, 0.1)))
+    assert statistics.compare(known, quiet).null_p_value > 0.5
+    assert statistics.compare(known, burst).null_p_value < 1e-5
+
+
+def test_g_test_equals_scipys_and_small_counts_are_pooled():
+    rng = np.random.default_rng(17)
+    reference, window = channels(rng, 20_000), channels(rng, 800, (0.45, 0.32, 0.17, 0.06))
+    known = categorical(reference)
+    found = statistics.compare(known, cells.count(known, pa.array(window)))
+    table = np.array([[np.sum(s == c) for c in np.unique(reference)] for s in (reference, window)])
+    theirs = stats.chi2_contingency(table, correction=False, lambda_="log-likelihood")
+    assert (found.g_statistic, found.g_p_value) == pytest.approx((theirs.statistic, theirs.pvalue), abs=1e-8)
+    many = np.array([f"sku{i}" for i in range(400)])
+    shares = 1 / np.arange(1, 401) / np.sum(1 / np.arange(1, 401))
+    known = categorical(rng.choice(many, 50_000, p=shares))
+    quiet = [
+        statistics.compare(known, cells.count(known, pa.array(rng.choice(many, 300, p=shares)))) for _ in range(200)
+    ]
+    assert np.mean([q.g_p_value < 0.05 for q in quiet]) <= 0.1
+
+
+def test_vanished_and_new_categories_and_the_largest_moves_are_named():
+    rng = np.random.default_rng(18)
+    known = categorical(channels(rng, 20_000))
+    window = channels(rng, 500)
+    window = np.concatenate((np.where(window == "store", "web", window), ["kiosk"] * 100))
+    found = statistics.compare(known, cells.count(known, pa.array(window)))
+    assert found.vanished == ("store",) and found.new_share == pytest.approx(1 / 6)
+    assert [name for name, _ in found.top_moves[:2]] == ["(new)", "store"] and found.top_moves[1][1] == pytest.approx(
+        -0.15, abs=0.02
+    )
+    assert sum(move for _, move in found.top_moves) == pytest.approx(0, abs=1e-9)
+
+
+def test_share_of_new_numbers_is_that_out_of_the_range_or_between_few_values():
+    few, many = numeric(np.repeat([1.0, 2.0, 3.0], 5_000)), numeric(np.linspace(0, 1, 20_000))
+    window = floats(np.array([1.0, 2.0, 2.5, 3.0, 9.0]))
+    assert statistics.compare(few, cells.count(few, window)).new_share == 0.4
+    assert (
+        statistics.compare(many, cells.count(many, floats(np.array([0.1, 0.20001, -1.0, 2.0, 0.5])))).new_share == 0.4
+    )
+
+
+@pytest.mark.parametrize("kind", ["numeric", "categorical"])
+def test_a_window_is_compared_with_the_slots_that_its_rows_came_in(kind):
+    rng = np.random.default_rng(19)
+    hours = np.repeat(np.arange(24), 3_000)
+    times = DAY0 + hours * HOUR
+    night = hours < 12
+    plan = Slots(((0,) * 12 + (1,) * 12) * 7, ("night", "day"))
+    if kind == "numeric":
+        column, feature = floats(np.where(night, rng.normal(0, 1, len(hours)), rng.normal(2, 1, len(hours)))), NUMBER
+        quiet, both = (
+            floats(rng.normal(0, 1, 800)),
+            floats(np.concatenate((rng.normal(0, 1, 600), rng.normal(2, 1, 200)))),
+        )
+    else:
+        column, feature = (
+            pa.array(np.where(night, channels(rng, len(hours)), channels(rng, len(hours), (0.1, 0.2, 0.3, 0.4)))),
+            NAME,
+        )
+        quiet = pa.array(channels(rng, 800))
+        both = pa.array(np.concatenate((channels(rng, 600), channels(rng, 200, (0.1, 0.2, 0.3, 0.4)))))
+    known = cells.build(feature, "*", column, version=1, effective_from=0, plan=plan, times=times)
+    counts = cells.count(known, quiet)
+    assert statistics.compare(known, counts).p_value < 1e-9
+    told = statistics.compare(known, counts, slot_rows={0: 800})
+    assert told.p_value > 1e-3 and told.reference_n == 36_000
+    assert statistics.compare(known, counts, slot_rows={1: 800}).p_value < 1e-9
+    mixed = statistics.compare(known, cells.count(known, both), slot_rows={1: 200, 0: 600})
+    assert mixed.p_value > 1e-3 and 36_000 < mixed.reference_n < 72_000
+    assert statistics.compare(known, cells.count(known, both), slot_rows={0: 400, 1: 400}).p_value < 1e-9
+    if kind == "numeric":
+        own = stats.ks_2samp(quiet.to_numpy(), column.to_numpy()[night])
+        assert told.statistic == pytest.approx(own.statistic, abs=1e-12)

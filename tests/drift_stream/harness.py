@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 from pipeline.blocks import Block
 from pipeline.contract import Contract
+from stream_processors.alert import Alert
 from stream_processors.closed import Record
-from stream_processors.episodes import Alert, Episode, follow
+from stream_processors.episodes import Episode, follow, scene_of
 from stream_processors.judge import Judge
+from stream_processors.panes import clock_of
 from stream_processors.partial import Partial, from_bytes, to_bytes
 from stream_processors.saved import from_messages, to_messages
 from stream_processors.summarise import summarise
@@ -24,6 +26,7 @@ class Harness:
     def __init__(self, partitions: int, timeline: Timeline, contract: Contract = CONTRACT):
         self.log: list[Partial] = []
         self.contract, self.partitions, self.timeline, self.now = contract, partitions, timeline, 0.0
+        self.clock = clock_of(contract)
         self.verdicts: list[Verdict] = []
         self.alerts: list[Alert] = []
         self.causes: list[tuple[int, str]] = []
@@ -33,7 +36,7 @@ class Harness:
         self.judge = self._judge()
 
     def _judge(self) -> Judge:
-        judge = Judge(self.contract, CLOCK, range(self.partitions), self.now)
+        judge = Judge(self.contract, self.clock, range(self.partitions), self.now)
         judge.know(self.timeline)
         return judge
 
@@ -57,7 +60,9 @@ class Harness:
         for closed in turn.closed:
             self.causes.append((closed.window, closed.cause))
             self.verdicts += closed.verdicts
-            self.episode, alert = follow(self.episode, closed, CLOCK, self.judge.run.stepped, int(self.now * 1000))
+            self.episode, alert = follow(
+                self.episode, closed, self.clock, scene_of(self.judge, closed), int(self.now * 1000)
+            )
             self.alerts += [alert] if alert else []
         self.sequence += 1
         saved = self.judge.save(self.sequence, b"")
@@ -92,7 +97,10 @@ class Harness:
 
 
 def counted(
-    blocks: Sequence[Block], timeline: Timeline, learned: Sequence[tuple[int, int]] = ()
+    blocks: Sequence[Block],
+    timeline: Timeline,
+    learned: Sequence[tuple[int, int]] = (),
+    contract: Contract = CONTRACT,
 ) -> list[list[Partial]]:
     """Partials of one partition's blocks, block by block; `learned` are (before block, generation) in rising order.
 
@@ -105,9 +113,9 @@ def counted(
             since = timeline.through(newer).changed_from(generation)
             first = next((i for i, b in enumerate(blocks[:at]) if since is not None and _reached(b) >= since), at)
             generation = newer
-            made += [_count(blocks[i], i, timeline.through(generation)) for i in range(first, at)]
+            made += [_count(blocks[i], i, timeline.through(generation), contract) for i in range(first, at)]
         if at < len(blocks):
-            made.append(_count(blocks[at], at, timeline.through(generation)))
+            made.append(_count(blocks[at], at, timeline.through(generation), contract))
     return made
 
 
@@ -115,5 +123,5 @@ def _reached(block: Block) -> int:
     return max((m for m in (block.header.watermark, block.header.max_event_time) if m is not None), default=0)
 
 
-def _count(block: Block, at: int, timeline: Timeline) -> list[Partial]:
-    return list(summarise(block, at, CONTRACT, CLOCK, timeline))
+def _count(block: Block, at: int, timeline: Timeline, contract: Contract) -> list[Partial]:
+    return list(summarise(block, at, contract, clock_of(contract), timeline))

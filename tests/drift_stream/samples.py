@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -10,7 +10,17 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.blocks import VALID, Block, BlockHeader
-from pipeline.contract import APPEND_TIME, RAW_OFFSET, REJECT, Contract, DriftPlan, Field, MonitoredFeature, TimePlan
+from pipeline.contract import (
+    APPEND_TIME,
+    RAW_OFFSET,
+    REJECT,
+    REJECTS,
+    Contract,
+    DriftPlan,
+    Field,
+    MonitoredFeature,
+    TimePlan,
+)
 from stream_processors import cells
 from stream_processors.panes import Clock, Key, clock_of
 from stream_processors.partial import Partial
@@ -73,20 +83,37 @@ def batch(
     )
 
 
-def block(partition: int, start: int, rows: Sequence[tuple[int, float, str]], before: int | None) -> Block:
-    times = [t for t, _, _ in rows]
+def block(
+    partition: int,
+    start: int,
+    rows: Sequence[tuple[int, float, str]],
+    before: int | None,
+    rejects: Collection[int] = (),
+    lost: Collection[int] = (),
+) -> Block:
+    """Raw offsets of `rejects` hold rejected rows; those of `lost` records that could not be decoded, so they have no row."""
+    offsets = range(start, start + len(rows))
+    times = [t for o, (t, _, _) in zip(offsets, rows, strict=True) if o not in rejects and o not in lost]
+    counts = {VALID: len(times), "range": sum(o in rejects for o in offsets), "syntax": sum(o in lost for o in offsets)}
     header = BlockHeader(
-        "tiny.events", partition, start, start + len(rows), {VALID: len(rows)}, min(times, default=None), max(times, default=None), before, CONTRACT.name
+        "tiny.events", partition, start, start + len(rows), {k: n for k, n in counts.items() if n}, min(times, default=None), max(times, default=None), before, CONTRACT.name
     )  # fmt: skip
-    return Block(header, batch(rows, start))
+    held = batch(rows, start, [o - start for o in rejects])
+    return Block(header, held.filter(pa.array([o not in lost for o in offsets], pa.bool_())))
 
 
-def blocks_of(partition: int, rows: Sequence[tuple[int, float, str]], cuts: Sequence[int]) -> list[Block]:
+def blocks_of(
+    partition: int,
+    rows: Sequence[tuple[int, float, str]],
+    cuts: Sequence[int],
+    rejects: Collection[int] = (),
+    lost: Collection[int] = (),
+) -> list[Block]:
     """The partition's rows cut at `cuts`, each block with the maximum event time before it."""
     made, before = [], None
     for low, high in zip([0, *cuts], [*cuts, len(rows)], strict=True):
-        made.append(block(partition, low, rows[low:high], before))
-        before = max([t for t, _, _ in rows[:high]], default=None)
+        made.append(block(partition, low, rows[low:high], before, rejects, lost))
+        before = max([t for o, (t, _, _) in enumerate(rows[:high]) if o not in rejects and o not in lost], default=None)
     return made
 
 
@@ -108,6 +135,14 @@ def reference_set(
                 feature, segment, column, version=version, effective_from=effective_from
             )
     return ReferenceSet(version, effective_from, lambda: members)
+
+
+def with_rejects(found: ReferenceSet, share: float = 0.01) -> ReferenceSet:
+    """The same with a reference of outcomes."""
+    told = pa.array(["valid"] * round(20_000 * (1 - share)) + ["range"] * round(20_000 * share))
+    own = cells.build(REJECTS, "*", told, version=found.version, effective_from=found.effective_from)
+    members = {**found.load(), ("reject", "*"): own}
+    return replace(found, load=lambda: members)
 
 
 def partials_of(blocks: Sequence[Block], timeline: Timeline, contract: Contract = CONTRACT) -> list[Partial]:

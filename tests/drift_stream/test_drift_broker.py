@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,11 @@ from scipy import stats
 from batch import reference
 from pipeline import topics
 from pipeline.kafka import producer
+from pipeline.meter import Silent
 from pipeline.times import to_ms
+from stream_processors.judge_owner import JudgeOwner, unused
+from stream_processors.panes import clock_of
+from stream_processors.partial import to_bytes
 from stream_processors.read_verbs import Alerts, Verdicts
 from stream_processors.reference_store import read_store
 from tests.drift_stream.harness import Harness, counted
@@ -115,6 +120,34 @@ def judged_in_one_go(settings, contract, found):
     return {json.dumps(json.loads(v.to_bytes())) for v in plain.verdicts if not v.provisional}
 
 
+def test_a_judge_that_is_handed_a_later_partial_reads_those_before_it_first(tiny):
+    settings, contract, *_ = tiny
+    store, never = read_store(settings, "tiny"), threading.Event()
+    found = counted(blocks_of(0, hours_of(0, 0, 4), cut(2000)), store.timeline, (), contract)
+    partials = [to_bytes(p) for ps in found for p in ps]
+    made = producer(settings, "partials")
+    for value in partials:
+        made.produce(topics.PARTIALS, value, b"tiny/0", partition=0)
+    made.flush(10)
+    owner = JudgeOwner(settings, contract, clock_of(contract), store, Silent(), never, lambda: None)
+    owner.acquire([0])
+    owner.feed(len(partials) - 1, b"tiny/0", partials[-1])
+    assert owner.judge is not None
+    assert (owner.position, owner.judge.applied) == (len(partials), len(partials))
+    assert sum(t.rows for t in owner.judge.panes.values()) == 2000
+
+
+def test_a_partition_is_unused_while_neither_a_record_nor_a_block_ever_stood_in_it(tiny):
+    settings, *_ = tiny
+    assert unused(settings, "tiny") == {0, 1}
+    write(writer(settings), blocks_of(0, hours_of(0, 0, 1), []))
+    assert unused(settings, "tiny") == {1}
+    made = producer(settings, "raw")
+    made.produce(topics.events("tiny"), b"{}", partition=1)
+    made.flush(10)
+    assert unused(settings, "tiny") == set()
+
+
 def test_the_process_waits_for_its_topics_and_stops_on_request(settings, environment, tmp_path, fresh_topics):
     path, _ = contract_in(tmp_path)
     fresh_topics("tiny", 2, wanted=[])
@@ -166,3 +199,7 @@ def test_a_reference_from_a_file_is_in_force_from_the_window_after_its_last_row(
     assert {to_ms(r["effective_from"]) for r in told} == {DAY0 + 2 * HOUR}
     [found] = read_store(settings, "tiny").timeline.sets
     assert {key: r.rows for key, r in found.load().items()} == {(r["feature"], r["segment"]): r["rows"] for r in told}
+    args = parser.parse_args(["diff", "1", str(tmp_path / "rows.parquet"), "--json"])
+    assert reference.Reference.run(args, replace(settings, contract=str(path))) == 0
+    same = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(same) == len(told) and {r["statistic"] for r in same if r["feature"] == "price"} == {0.0}

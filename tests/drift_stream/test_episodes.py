@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from pipeline.times import to_text
-from stream_processors.closed import Finding
-from stream_processors.episodes import Alert, Episode, follow
+from stream_processors.alert import Alert
+from stream_processors.closed import Finding, Tally
+from stream_processors.episodes import Episode, Scene, follow
 from stream_processors.judge import Cause, Closed
 from stream_processors.verdict import State, Verdict
 from tests.drift_stream.samples import CLOCK, DAY0, HOUR
@@ -25,17 +26,45 @@ def window(hour: int, state: State, cause: Cause = "final", version: int = 1, ru
         PLAIN, window_start=to_text(start), window_end=to_text(start + HOUR), state=state, reference_version=version, rule=rule,
         provisional=cause == "provisional",
     )  # fmt: skip
-    finding = Finding(version, 12.0, 9.0, rule, state, "shift +0.4 sd", 3, start + 6 * CLOCK.pane)
-    return Closed(start, cause, (verdict,), {("price", "*"): finding})
+    return closed(start, cause, {verdict.place[1:]: (verdict, said(state, version=version, start=start, rule=rule))})
+
+
+def said(
+    state: State, start: int, *, version: int = 1, rule: str = "bank", e: float = 12.0, last: State | None = None,
+    end: float = 3.0, since: int = 3,
+) -> Finding:  # fmt: skip
+    return Finding(version, e, 9.0, rule, state, "shift +0.4 sd", since, start + 6 * CLOCK.pane, None, 0.0, last or state, end)  # fmt: skip
+
+
+def closed(start: int, cause: Cause, parts: dict[tuple[str, str], tuple[Verdict, Finding]]) -> Closed:
+    findings = {key: finding for key, (_, finding) in parts.items()}
+    return Closed(start, cause, tuple(v for v, _ in parts.values()), findings, start + HOUR, Tally(1))
+
+
+def several(hour: int, **states: Finding) -> Closed:
+    """A window of several features and segments: `price` or `price_north`; the verdict says what the finding does."""
+    start, parts = DAY0 + hour * HOUR, {}
+    for name, finding in states.items():
+        feature, _, region = name.partition("_")
+        verdict = replace(
+            PLAIN, feature=feature, segment=f"region={region}" if region else "*", window_start=to_text(start),
+            window_end=to_text(start + HOUR), state=finding.state, e_value=finding.e_value,
+        )  # fmt: skip
+        parts[verdict.place[1:]] = (verdict, finding)
+    return closed(start, "final", parts)
 
 
 def told(*windows: Closed) -> list[Alert]:
     episode, alerts = Episode(), []
-    stepped = [DAY0 + i * CLOCK.pane for i in range(300)]
-    for closed in windows:
-        episode, alert = follow(episode, closed, CLOCK, stepped, 0)
+    scene = Scene([DAY0 + i * CLOCK.pane for i in range(300)])
+    for one in windows:
+        episode, alert = follow(episode, one, CLOCK, scene, 0)
         alerts += [alert] if alert else []
     return alerts
+
+
+def changes(*windows: Closed) -> list[tuple[str, str | None, str]]:
+    return [(a.state, a.resolution, a.window_start[11:13]) for a in told(*windows)]
 
 
 @pytest.mark.parametrize(
@@ -101,3 +130,85 @@ def test_the_onset_is_where_the_run_began_and_lies_in_its_interval():
     assert alert.onset == to_text(DAY0 + 5 * HOUR + 4 * CLOCK.pane)
     assert alert.onset_low < alert.onset < alert.onset_high
     assert alert.event_time == to_text(DAY0 + 5 * HOUR + 7 * CLOCK.pane)
+
+
+def test_an_alarm_that_returned_within_the_window_ends_the_incident_at_its_end():
+    def at(hour: int, state: State, **more: object) -> Closed:
+        return several(hour, price=said(state, DAY0 + hour * HOUR, **more))
+
+    assert changes(at(0, "alarm"), at(1, "alarm", last="ok", end=-9.0), at(2, "ok")) == [
+        ("firing", None, "00"),
+        ("resolved", "returned", "01"),
+    ]
+
+
+#  price at `*` leads; region=north is small: its evidence falls (20, 15, 11 ...) while it cannot yet prove its return
+def small_and_slow(hour: int, price: State, north: float, last: State = "alarm") -> Closed:
+    start = DAY0 + hour * HOUR
+    whole = said(price, start, e=40.0, end=31.0 if price == "alarm" else -9.0)
+    return several(hour, price=whole, price_north=said("alarm", start, e=north + 9.0, end=north, last=last, since=60))
+
+
+def test_a_small_segment_that_still_proves_its_return_does_not_hold_the_incident_nor_open_another():
+    windows = [small_and_slow(0, "alarm", 20), small_and_slow(1, "alarm", 19), small_and_slow(2, "ok", 15)]
+    windows += [small_and_slow(hour, "ok", 20 - 2 * hour) for hour in range(3, 9)]
+    assert changes(*windows) == [("firing", None, "00"), ("resolved", "returned", "02")]
+
+
+def test_a_segment_whose_evidence_still_grows_holds_the_incident():
+    windows = [small_and_slow(0, "alarm", 20), small_and_slow(1, "ok", 24), small_and_slow(2, "ok", 29)]
+    assert changes(*windows) == [("firing", None, "00")]
+
+
+def test_a_muted_segment_speaks_again_when_its_evidence_has_risen_by_its_threshold():
+    muted = [small_and_slow(0, "alarm", 20), small_and_slow(1, "ok", 12), small_and_slow(2, "ok", 8)]
+    assert changes(*muted, small_and_slow(3, "ok", 16)) == [("firing", None, "00"), ("resolved", "returned", "01")]
+    assert changes(*muted, small_and_slow(3, "ok", 18))[2:] == [("firing", None, "03")]
+
+
+def test_a_segment_that_returned_may_page_again_at_once():
+    def again(hour: int, north: State) -> Closed:
+        start = DAY0 + hour * HOUR
+        return several(hour, price=said("ok", start, e=0.0), price_north=said(north, start, since=2))
+
+    windows = [small_and_slow(0, "alarm", 20), small_and_slow(1, "ok", 12), small_and_slow(2, "ok", 8, last="ok")]
+    assert changes(*windows, again(3, "ok"), again(4, "alarm"))[2:] == [("firing", None, "04")]
+
+
+def test_an_alarm_whose_evidence_began_before_the_incident_ended_belongs_to_it():
+    #  hour        0      1      2      3
+    #  price     alarm   ok     ok     ok
+    #  quantity   ok     ok    alarm              its run of `since` panes began in hour 0, or in hour 2
+    def hours(since: int) -> list[Closed]:
+        loud = [("alarm", "ok"), ("ok", "ok"), ("ok", "alarm"), ("ok", "alarm")]
+        return [
+            several(h, price=said(p, DAY0 + h * HOUR), quantity=said(q, DAY0 + h * HOUR, since=since + 12 * (h - 2)))
+            for h, (p, q) in enumerate(loud)
+        ]
+
+    assert [a.state for a in told(*hours(since=24))] == ["firing", "resolved"]
+    assert [a.state for a in told(*hours(since=3))] == ["firing", "resolved", "firing"]
+
+
+def test_features_that_alarm_one_after_the_other_and_return_at_different_times_are_one_incident():
+    def hour(h: int, price: State, quantity: State) -> Closed:
+        return several(h, price=said(price, DAY0 + h * HOUR), quantity=said(quantity, DAY0 + h * HOUR))
+
+    states = [("alarm", "ok"), ("alarm", "alarm"), ("ok", "alarm"), ("alarm", "alarm"), ("ok", "ok")]
+    assert changes(*[hour(h, p, q) for h, (p, q) in enumerate(states)]) == [
+        ("firing", None, "00"),
+        ("resolved", "returned", "04"),
+    ]
+
+
+def test_the_segments_that_carry_the_shift_are_named():
+    def part(region: str, n: int, effect: float) -> Verdict:
+        return replace(PLAIN, segment=f"region={region}", n=n, effect=effect, state="alarm", e_value=20.0)
+
+    start = DAY0
+    whole = replace(PLAIN, state="alarm", e_value=30.0, window_start=to_text(start), window_end=to_text(start + HOUR))
+    parts = {v.place[1:]: (v, said("alarm", start)) for v in (whole, part("north", 300, 0.6), part("south", 600, 0.02))}
+    [alert] = told(closed(start, "final", parts))
+    [north] = alert.segments
+    assert (north.feature, north.segment, north.carries) == ("price", "region=north", 1.0)
+    assert abs(north.rows - 1 / 3) < 1e-9

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
+import pyarrow as pa
 
-from stream_processors.timeline import Timeline
+from pipeline.contract import Tolerance
+from stream_processors import cells
+from stream_processors.slots import Slots
+from stream_processors.timeline import ReferenceSet, Timeline
 from tests.drift_stream.harness import IDLE_S, Harness, counted
-from tests.drift_stream.samples import DAY0, HOUR, MINUTE, block, blocks_of, draw, reference_set, with_plan
+from tests.drift_stream.samples import CONTRACT, DAY0, HOUR, MINUTE, block, blocks_of, draw, reference_set, with_plan
 
 TIMELINE = Timeline((reference_set(1, DAY0),))
 
@@ -26,8 +32,8 @@ def told(harness: Harness) -> dict[tuple[str, str, str], dict[str, object]]:
 
 
 def run_of(rows: list[tuple[int, float, str]], timeline: Timeline = TIMELINE, contract=None) -> Harness:
-    harness = Harness(1, timeline, contract) if contract else Harness(1, timeline)
-    for partials in counted(blocks_of(0, rows, list(range(200, len(rows), 200))), timeline):
+    harness = Harness(1, timeline, contract or CONTRACT)
+    for partials in counted(blocks_of(0, rows, list(range(200, len(rows), 200))), timeline, (), contract or CONTRACT):
         harness.write(*partials)
         harness.turn(0.1)
     return harness
@@ -198,6 +204,19 @@ def test_a_newer_reference_judges_from_its_first_pane_on_even_if_learned_late():
     assert [c for _, c in harness.causes] == ["final"] * 7  # hours 3 and 4 were judged twice
 
 
+def test_detectors_of_a_newer_reference_start_at_zero():
+    #  hour  0  1  2  3 | 4  5  6      shifted all the time; version 2, from hour 4 on, has never seen hours 0 to 3
+    rows, versions = hours(0, 7, factor=1.2, an_hour=400), (reference_set(1, DAY0), reference_set(2, DAY0 + 4 * HOUR))
+    both, second = run_of(rows, Timeline(versions)), Harness(1, Timeline(versions[1:]))
+    behind = next(i for i, (t, _, _) in enumerate(rows) if t >= DAY0 + 4 * HOUR)
+    for partials in counted(blocks_of(0, rows, [behind])[1:], second.timeline):
+        second.write(*partials)
+    second.turn(0.1)
+    fresh = {k: v["e_value"] for k, v in told(second).items()}
+    assert {k: told(both)[k]["e_value"] for k in fresh} == fresh
+    assert both.states("price")[3] == "alarm" and len(fresh) > 0
+
+
 def test_the_published_rule_can_be_the_papers():
     harness = run_of(hours(0, 3, factor=1.5), TIMELINE, with_plan(rule="ks_alpha"))
     verdict = told(harness)[next(k for k in told(harness) if k[1:] == ("price", "*"))]
@@ -216,3 +235,54 @@ def test_a_gap_of_weeks_between_two_rows_costs_nothing():
         harness.write(*partials)
     harness.turn(0.1)
     assert [w for w, _ in harness.causes] == [DAY0, DAY0 + 400 * 24 * HOUR]
+
+
+def with_nights() -> ReferenceSet:
+    """Prices of the first half of the day, and three times as high ones of the second."""
+    rng = np.random.default_rng(7)
+    times = DAY0 + rng.integers(0, 7 * 24 * HOUR, 60_000)
+    second = (times - DAY0) // HOUR % 24 >= 12
+    prices = np.round(rng.lognormal(3, 0.6, len(times)) * np.where(second, 3.0, 1.0), 1)
+    plan = Slots(((0,) * 12 + (1,) * 12) * 7, ("00-11", "12-23"))
+    feature = CONTRACT.drift.features[0]
+    found = cells.build(feature, "*", pa.array(prices), version=1, effective_from=DAY0, plan=plan, times=times)
+    return ReferenceSet(1, DAY0, lambda: {("price", "*"): found})
+
+
+def test_a_window_is_compared_with_the_hours_of_the_week_that_its_rows_fell_into():
+    #  hour  0 ... 11 | 12 ... 23     the second half of the day is three times as dear, as it always was
+    rows = hours(10, 12) + hours(12, 14, factor=3.0)
+    harness = run_of(rows, Timeline((with_nights(),)))
+    found = [v for k, v in sorted(told(harness).items()) if k[1:] == ("price", "*")]
+    assert [v["slot"] for v in found] == ["00-11", "00-11", "12-23"]
+    assert {v["state"] for v in found} == {"ok"}
+    assert all(v["p_value"] > 0.01 for v in found)
+
+
+def test_a_window_over_two_slots_is_compared_with_their_mixture():
+    rows = hours(11, 12) + hours(12, 13, factor=3.0) + hours(13, 15, factor=3.0)
+    contract = with_plan(window=timedelta(hours=2), slide=timedelta(hours=1))
+    harness = run_of(rows, Timeline((with_nights(),)), contract)
+    found = [v for k, v in sorted(told(harness).items()) if k[1:] == ("price", "*")]
+    assert [v["slot"] for v in found] == ["00-11", "00-11 + 12-23", "12-23"]
+    assert all(v["p_value"] > 0.01 for v in found)
+
+
+def test_a_verdict_tells_its_distance_in_the_features_units():
+    harness = run_of(hours(0, 3, factor=1.5))
+    found = next(v for k, v in sorted(told(harness).items()) if k[1:] == ("price", "*"))
+    middle = found["quantiles_reference"][2]
+    assert 0.3 * middle < found["wasserstein"] < middle
+    assert all(shift > 0 for shift in found["quantile_shifts"])
+    assert found["cramer_von_mises"] > 1 and found["null_p_value"] == 1.0
+
+
+def test_a_shift_within_the_tolerance_is_told_and_raises_nothing():
+    small = replace(CONTRACT.drift.features[0], tolerance=Tolerance("distance", 0.3))
+    rows, contract = hours(0, 4, factor=1.5, an_hour=1200), with_plan(features=(small, CONTRACT.drift.features[1]))
+    harness = run_of(rows, TIMELINE, contract)
+    found = [v for k, v in sorted(told(harness).items()) if k[1:] == ("price", "*")]
+    assert {v["state"] for v in found} == {"ok"}
+    assert all(v["e_value"] > v["threshold"] and 0 < v["lower_effect"] < v["tolerance"] == 0.3 for v in found[1:])
+    assert harness.alerts == []
+    assert run_of(rows).states("price")[-1] == "alarm"

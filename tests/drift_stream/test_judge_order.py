@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,9 +11,25 @@ from hypothesis import strategies as st
 
 from stream_processors.timeline import Timeline
 from tests.drift_stream.harness import IDLE_S, Harness, counted
-from tests.drift_stream.samples import DAY0, HOUR, MINUTE, blocks_of, draw, reference_set
+from tests.drift_stream.samples import (
+    CONTRACT,
+    DAY0,
+    HOUR,
+    MINUTE,
+    blocks_of,
+    draw,
+    reference_set,
+    with_plan,
+    with_rejects,
+)
 
-FIRST, SECOND = reference_set(1, DAY0 + HOUR), reference_set(2, DAY0 + 4 * HOUR, seed=10, factor=1.3)
+FIRST = with_rejects(reference_set(1, DAY0 + HOUR))
+SECOND = with_rejects(reference_set(2, DAY0 + 4 * HOUR + 25 * MINUTE, seed=10, factor=1.3))  # within a window
+KINDS = {
+    "tumbling": CONTRACT,
+    "sliding": with_plan(slide=timedelta(minutes=15)),
+    "by rows": with_plan(window_rows=25, window=CONTRACT.drift.pane),
+}
 
 
 def partition_rows(seed: int, partition: int, hours: int, late: int) -> list[tuple[int, float, str]]:
@@ -22,6 +40,12 @@ def partition_rows(seed: int, partition: int, hours: int, late: int) -> list[tup
     for _ in range(late):
         times[rng.integers(5, len(times))] -= rng.integers(0, hours * HOUR)
     return draw(rng, times.tolist(), factor=1.0 + 0.5 * (seed % 2))
+
+
+def broken(seed: int, partition: int, hours: int) -> tuple[set[int], set[int]]:
+    """Offsets of rejected rows, and of records that could not be decoded."""
+    found = np.random.default_rng([seed, partition, 1]).permutation(40 * hours)[:10].tolist()
+    return set(found[:5]), set(found[5:])
 
 
 @st.composite
@@ -36,20 +60,27 @@ def runs(draw_: st.DrawFn) -> tuple[int, int, int, list[list[int]], list[list[tu
     return seed, partitions, hours, cuts, learned, steps
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(runs())
-def test_latest_verdicts_are_a_function_of_the_log(run):
+def test_latest_verdicts_are_a_function_of_the_log(kind, run):
+    contract = KINDS[kind]
     seed, partitions, hours, cuts, learned, steps = run
     timeline = Timeline((FIRST, SECOND))
     rows = [partition_rows(seed, p, hours, late=4) for p in range(partitions)]
-    plain = Harness(partitions, timeline)
+    bad = [broken(seed, p, hours) for p in range(partitions)]
+    plain = Harness(partitions, timeline, contract)
     for p in range(partitions):
-        for partials in counted(blocks_of(p, rows[p], []), timeline):  # one block a partition, references known before
+        for partials in counted(
+            blocks_of(p, rows[p], [], *bad[p]), timeline, (), contract
+        ):  # one block a partition, references known before
             plain.write(*partials)
     plain.drain()
 
-    odd = Harness(partitions, timeline)
-    waiting = [counted(blocks_of(p, rows[p], cuts[p]), timeline, learned[p]) for p in range(partitions)]
+    odd = Harness(partitions, timeline, contract)
+    waiting = [
+        counted(blocks_of(p, rows[p], cuts[p], *bad[p]), timeline, learned[p], contract) for p in range(partitions)
+    ]
     for step in steps:
         if step < 3:  # the next block of a partition
             if waiting[step % partitions]:
@@ -73,13 +104,14 @@ def test_latest_verdicts_are_a_function_of_the_log(run):
     assert len(plain.latest) > 0
 
 
-@pytest.mark.parametrize("at", range(1, 12))
-def test_a_restart_at_any_point_changes_nothing(at):
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("at", range(1, 6))
+def test_a_restart_at_any_point_changes_nothing(at, kind):
     timeline = Timeline((FIRST,))
     rows = [partition_rows(3, p, 5, late=6) for p in range(2)]
-    plain, odd = Harness(2, timeline), Harness(2, timeline)
+    plain, odd = (Harness(2, timeline, KINDS[kind]) for _ in range(2))
     for one, restarts in ((plain, False), (odd, True)):
-        parts = [counted(blocks_of(p, rows[p], list(range(30, 200, 30))), timeline) for p in range(2)]
+        parts = [counted(blocks_of(p, rows[p], list(range(30, 200, 30))), timeline, (), KINDS[kind]) for p in range(2)]
         for i, pair in enumerate(zip(*parts, strict=True)):
             for partials in pair:
                 one.write(*partials)

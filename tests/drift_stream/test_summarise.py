@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.blocks import Block
-from stream_processors import summarise
-from stream_processors.cells import EMPTY, Counts
+from stream_processors import cells, summarise
+from stream_processors.counts import EMPTY, Counts
 from stream_processors.partial import Partial, from_bytes, to_bytes
-from stream_processors.timeline import Timeline
+from stream_processors.timeline import ReferenceSet, Timeline
 from tests.drift_stream.samples import (
     CLOCK,
     DAY0,
@@ -23,6 +25,7 @@ from tests.drift_stream.samples import (
     draw,
     partials_of,
     reference_set,
+    with_plan,
 )
 
 SET = reference_set(1, DAY0)
@@ -83,9 +86,59 @@ def test_counts_of_the_segments_add_up_to_those_of_the_whole_by_category():
     assert found["price", "region=north"] + found["price", "region=south"] == 500
 
 
+def with_pool(version: int, effective_from: int) -> ReferenceSet:
+    """A set that holds `north` and a pool of the other regions."""
+    found = reference_set(version, effective_from)
+    members = {(f, "region=*" if s == "region=south" else s): r for (f, s), r in found.load().items()}
+    return replace(found, load=lambda: members)
+
+
+def test_values_without_a_segment_of_their_own_count_in_the_pool_of_their_grouping():
+    rows = [(DAY0, 20.0, r) for r in ("north", "south", "moon", None)]
+    [partial] = partials_of([block(0, 0, rows, None)], Timeline((with_pool(1, DAY0),)))  # type: ignore[list-item]
+    found = {c.segment: Counts.from_bytes(c.on_time).rows for c in partial.panes[0].counts if c.feature == "price"}
+    assert found == {"*": 4, "region=*": 2, "region=north": 1}
+
+
+def test_a_segment_is_what_the_reference_of_its_pane_says():
+    rows = [(DAY0, 20.0, "south"), (DAY0 + 5 * MINUTE, 20.0, "south")]
+    [partial] = partials_of([block(0, 0, rows, None)], Timeline((SET, with_pool(2, DAY0 + 5 * MINUTE))))
+    assert [{c.segment for c in p.counts} for p in partial.panes] == [{"*", "region=south"}, {"*", "region=*"}]
+
+
+def test_a_pair_of_columns_makes_segments_of_its_own():
+    pair = ("region", "order")
+    contract = with_plan(segments=(pair,))
+    found = reference_set(1, DAY0)
+    members = {("price", s): found.load()["price", "*"] for s in ("*", "region=north,order=o1", "region=*,order=*")}
+    timeline = Timeline((replace(found, load=lambda: members),))
+    [partial] = partials_of([block(0, 0, [(DAY0, 20.0, "north")] * 3, None)], timeline, contract)
+    counts = {c.segment: Counts.from_bytes(c.on_time).rows for c in partial.panes[0].counts}
+    assert counts == {"*": 3, "region=north,order=o1": 1, "region=*,order=*": 2}
+
+
 def test_a_value_without_a_segment_of_its_own_counts_in_the_whole_only():
     [partial] = partials_of([block(0, 0, [(DAY0, 20.0, "moon")], None)], TIMELINE)
     assert {c.key for c in partial.panes[0].counts} == {("price", "*"), ("region", "*")}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from([1, 5, 60, 2000]), st.booleans())
+def test_counts_of_a_pane_are_those_of_its_rows(seed, rows, sparse):
+    rng = np.random.default_rng(seed)
+    drawn = draw(rng, (DAY0 + np.sort(rng.integers(0, 15 * MINUTE, rows))).tolist())
+    drawn = [
+        (t, None if sparse and i % 3 == 0 else p, None if sparse and i % 4 == 0 else r)
+        for i, (t, p, r) in enumerate(drawn)
+    ]
+    [partial] = partials_of([block(0, 0, drawn, None)], TIMELINE)  # type: ignore[list-item]
+    for part in partial.panes:
+        for one in part.counts:
+            own = [row for row in drawn if CLOCK.pane_of(row[0]) == part.pane]
+            own = [row for row in own if one.segment in ("*", f"region={row[2]}")]
+            values = pa.array([p for _, p, _ in own], pa.float64())
+            column = values if one.feature == "price" else pa.array([r for _, _, r in own], pa.string())
+            assert one.on_time == cells.count(SET.load()[one.key], column).to_bytes()
 
 
 @settings(max_examples=40, deadline=None)

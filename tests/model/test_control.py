@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import threading
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from batch import ledger, ledger_topic, model, promotion, registry
+from batch import ledger, ledger_topic, model, promotion, reference, registry
 from batch.control import Controller
 from batch.decisions import Policy, Retrain, Wait
 from batch.heard import Heard
@@ -67,7 +68,7 @@ def ready(fresh_topics: Callable[..., Settings], mlflow_url: str) -> Settings:
 
 
 def test_first_model_then_promoted_then_accepted_and_a_restart_repeats_nothing(
-    ready: Settings, monkeypatch: pytest.MonkeyPatch
+    ready: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     heard, stopped = Heard(CONTRACT), threading.Event()
     heard.listen(ready, stopped)
@@ -108,6 +109,7 @@ def test_first_model_then_promoted_then_accepted_and_a_restart_repeats_nothing(
         assert (decisions_of(ready), ledger_topic.read(ready)) == before
         _check_ledger(ready)
         _check_rollback(ready)
+        _check_reference_of_a_run(ready, capsys)
     finally:
         stopped.set()
 
@@ -136,6 +138,27 @@ def _check_rollback(settings: Settings) -> None:
     assert (back.draft.version, back.draft.former) == ("1", "2") and back.draft.artifact
     promotion.settle(settings, CONTRACT, MODEL)
     assert registry.pointed(settings, MODEL) == "1"
+
+
+def _check_reference_of_a_run(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    """Built from the data of the first champion's run, it is the reference that its promotion published."""
+    [first, *_] = Ledger(ledger.path_of(settings)).entries(MODEL)
+    uri = (first.draft.artifact or {})["uri"]
+    run = json.loads((settings.home / str(uri) / model.META).read_text())["run_id"]
+    told = [
+        reference_verb(settings, capsys, *argv, "--json")
+        for argv in (["build", "--mlflow-run", run], ["diff", "1", "4"])
+    ]
+    assert {r["version"] for r in told[0]} == {4} and {r["feature"] for r in told[0]} >= {"price", "reject"}
+    assert len(told[1]) == len(told[0]) and {r["statistic"] or 0 for r in told[1]} == {0}
+
+
+def reference_verb(settings: Settings, capsys: pytest.CaptureFixture[str], *argv: str) -> list[dict[str, object]]:
+    parser = argparse.ArgumentParser()
+    reference.Reference.configure(parser)
+    capsys.readouterr()
+    assert reference.Reference.run(parser.parse_args(argv), settings) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
 def test_a_registry_that_is_away_stops_a_training_with_a_clear_error(fresh_topics: Callable[..., Settings]) -> None:

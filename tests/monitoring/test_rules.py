@@ -51,6 +51,14 @@ CASES: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
         [FLOW, ('driftline_windows_closed_total{dataset="sales",close="final"}', "5x60")],
         [FLOW, CLOSING],
     ),
+    "DriftlineFalsePagesAboveBudget": (
+        [('driftline_drift_false_pages_ratio{dataset="sales",bound="low"}', "2.5x60")],
+        [
+            ('driftline_drift_false_pages_ratio{dataset="sales",bound="low"}', "0.2x60"),
+            ('driftline_drift_false_pages_ratio{dataset="sales",bound="high"}', "1.4x60"),
+            ('driftline_drift_stated_false_pages_ratio{dataset="sales"}', "1x60"),
+        ],
+    ),
     "DriftlineCircuitOpen": (
         [('driftline_circuit_open{process="control",target="mlflow"}', "1x60")],
         [('driftline_circuit_open{process="control",target="mlflow"}', "0x60")],

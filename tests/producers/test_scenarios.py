@@ -12,6 +12,7 @@ from scipy.stats import ks_2samp
 
 from pipeline import contract_file, decode
 from pipeline.errors import UsageError
+from pipeline.times import to_ms
 from producers import paper_table, sales_defects
 from producers.arrivals import DAY_MS, HOUR_MS
 from producers.batches import first
@@ -30,6 +31,7 @@ from tests.producers.sales_samples import (
     values,
 )
 
+FAULTS = ("unit-change", "dropped-segment", "null-burst", "new-category", "clock-skew", "duplicate-producer")
 BASE = sample("baseline")
 FROZEN = law_of("baseline")
 LOSS = expected_log_loss(BASE.return_probability, BASE.return_probability)
@@ -127,6 +129,53 @@ def test_bad_records_break_the_rules_over_the_dataset_and_defects_alone_do_not()
     assert 10 < mean < 1000 and twice <= 0.0005 * 40_000  # the over-long id is one text
     mean, twice = prices_and_ids("bad-records")
     assert mean > 300 and twice > 5
+
+
+def records(names: str, count: int = 12_000) -> list[dict[str, object]]:
+    return [json.loads(v) for v in values(produced(names, count)) if v]
+
+
+def share(found: list[dict[str, object]], field: str, value: object) -> float:
+    return sum(r[field] == value for r in found) / len(found)
+
+
+def test_each_fault_of_a_whole_part_of_the_stream_does_what_its_name_says() -> None:
+    base = {r["order_id"]: r for r in records("baseline", 20_000)}
+    sent = {name: records(name) for name in FAULTS}
+    for name, found in sent.items():  # what is not hit is as ever, byte for byte
+        same = sum(base.get(r["order_id"]) == r for r in found) / len(found)
+        assert 0.7 < same <= 1.0, name
+    ratios = {(r["region"], round(r["price"] / base[r["order_id"]]["price"])) for r in sent["unit-change"]}
+    assert ratios == {("central", 100), *((region, 1) for region in ("north", "south", "east", "west"))}
+    assert share(sent["dropped-segment"], "region", "south") == 0.0
+    assert abs(share(sent["null-burst"], "price", None) - 0.2) < 0.02
+    assert abs(share(sent["new-category"], "channel", "social") - 1 / 12) < 0.01
+    behind = [(r, base[r["order_id"]]) for r in sent["clock-skew"] if r != base[r["order_id"]]]
+    assert {b["region"] for _, b in behind} == {"east"}
+    assert {to_ms(str(b["event_time"])) - to_ms(str(r["event_time"])) for r, b in behind} == {45 * 60_000}
+    twice = Counter(Counter(r["order_id"] for r in sent["duplicate-producer"][:-1]).values())
+    assert twice[2] > 1_000 and set(twice) == {1, 2}
+
+
+def test_an_order_that_is_sent_twice_has_one_outcome_and_one_that_is_silent_has_none() -> None:
+    assert len({*(k for b in produced("duplicate-producer") for k in b.labels.key)}) == sum(
+        len(b.labels) for b in produced("duplicate-producer")
+    )
+    for batch in produced("dropped-segment"):
+        assert len(batch.labels) == len(batch)
+
+
+def test_faults_add_up_to_other_scenarios() -> None:
+    found = records("price-shift,null-burst,dropped-segment")
+    assert share(found, "region", "south") == 0.0 and share(found, "price", None) > 0.15
+    assert np.median([r["price"] for r in found if r["price"]]) > 38  # 31.98 in baseline
+
+
+def test_price_move_and_mix_change_move_what_they_name_and_nothing_else() -> None:
+    dearer, other = sample("price-move"), sample("mix-change")
+    assert abs(np.median(dearer.price_cents / BASE.price_cents) - 1.15) < 0.01
+    assert np.array_equal(dearer.category, BASE.category) and law_of("price-move") == FROZEN
+    assert shift("channel", other) > 0.05 and shift("category", other) > 0.02 and shift("quantity", other) < 0.05
 
 
 def test_damaged_records_have_no_label() -> None:

@@ -1,0 +1,52 @@
+"""EDGE. References that move with time: `kind: last-week` and `rolling` of the contract, made anew by the controller.
+
+What drifts slowly is taken into such a reference without a page: that is its purpose and its price. So none is made while
+an episode fires: a shift that somebody is to decide about is not made the norm behind their back.
+"""
+
+from __future__ import annotations
+
+from batch import dataset, promotion, reference
+from pipeline.contract import Contract, ReferencePlan
+from pipeline.logs import log
+from pipeline.settings import Settings
+from pipeline.times import ms, to_text
+from stream_processors.panes import clock_of
+from stream_processors.reference_store import read_store
+
+DAY = 86_400_000
+
+
+def span_due(plan: ReferencePlan, oldest: int, newest: int, last: int | None) -> tuple[int, int] | None:
+    """Event times [start, end) of the rows of the next reference; None if it is not yet time.
+
+    A rolling one holds the last `span` up to the newest row, a last-week one the last seven whole days (UTC).
+
+    >>> from datetime import timedelta
+    >>> span_due(ReferencePlan("rolling", span=timedelta(days=2), every=timedelta(days=1)), 0, 5 * DAY, 4 * DAY)
+    (259200000, 432000000)
+    >>> span_due(ReferencePlan("rolling"), 0, 5 * DAY, None)
+    """
+    end = newest // DAY * DAY if plan.kind == "last-week" else newest
+    start = end - (7 * DAY if plan.kind == "last-week" else ms(plan.span))
+    if plan.kind == "training" or start < oldest or (last is not None and newest < last + ms(plan.every)):
+        return None
+    return start, end
+
+
+def publish_due(settings: Settings, contract: Contract) -> int | None:
+    """Publish the next moving reference if it is time; its version. Unreachable if broker or lake stay away."""
+    if contract.drift.reference.kind == "training":
+        return None
+    bounds = dataset.event_times(settings, contract)
+    sets = read_store(settings, contract.id).timeline.sets
+    due = bounds and span_due(contract.drift.reference, *bounds, sets[-1].effective_from if sets else None)
+    if not due:
+        return None
+    rows = dataset.events_between(settings, contract, *due)
+    window = clock_of(contract).window
+    newest = promotion.newest_event_time(settings, contract) or bounds[1]  # what is judged already stays judged
+    effective = (newest // window + 1) * window
+    version = reference.publish(settings, contract, rows, version=None, effective_from=effective)[0].version
+    log("reference_rolled", dataset=contract.id, version=version, start=to_text(due[0]), end=to_text(due[1]))
+    return version

@@ -1,0 +1,266 @@
+"""PURE. Drift without a stream: `Monitor(reference)`, `monitor.update(window)`, in a notebook or a service. No Kafka, no files.
+
+    monitor = Monitor(reference)          # polars frame, Arrow table, dict of arrays, one array
+    result = monitor.update(window)       # rows as they come, any number at a time
+    result.alarm, result["price"].statistic, result.plot()
+
+The same cells, detectors and statistics as in the stream. Rows carry no event time here, so a pane is a number of rows:
+every `pane_rows` rows the detectors step once, however the rows were divided among calls, and evidence is the same for
+any division. The page budget is a run length: at most one false alarm in `run_length` rows is to be expected, over all
+features and segments together (`budget`). Rows are taken as independent of each other; a rhythm needs event times.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.contract import DriftPlan, MonitoredFeature, Tolerance
+from stream_processors import cells, statistics
+from stream_processors.cells import FeatureReference
+from stream_processors.counts import EMPTY, Counts
+from stream_processors.detector import Detectors, Evidence
+from stream_processors.frames import Data, expect, is_number, table_of
+from stream_processors.grid import coarse_counts
+from stream_processors.monitor_result import FeatureResult, Result, State
+from stream_processors.panes import WHOLE, Key, segment_name
+
+PANE_ROWS = 1_000
+RUN_LENGTH = 10_000_000  # rows between false alarms
+SEGMENT_ROWS = 200  # a value with fewer reference rows is no segment of its own
+SEGMENTS_A_GROUPING = 50
+WARNING_DISTANCE = 2.0  # natural log, as in the stream
+REMEMBERED_PANES = 2_000  # of the evidence that `plot` shows
+_PANE = timedelta(seconds=1)  # a pane has no duration here; the budget only counts panes
+
+
+class Monitor:
+    """Watches rows against a reference, with a stated number of rows between false alarms.
+
+    >>> rng = np.random.default_rng(7)
+    >>> monitor = Monitor({"price": rng.normal(50, 10, 20_000)}, run_length=1_000_000)
+    >>> monitor.update({"price": rng.normal(50, 10, 5_000)}).alarm
+    False
+    >>> monitor.update({"price": rng.normal(55, 10, 5_000)})["price"].state
+    'alarm'
+    """
+
+    def __init__(
+        self,
+        reference: Data,
+        *,
+        features: Sequence[str] | None = None,
+        segments: Sequence[str | Sequence[str]] = (),
+        pane_rows: int = PANE_ROWS,
+        run_length: float = RUN_LENGTH,
+        tolerance: float | Tolerance | Mapping[str, float | Tolerance] = 0.0,
+        weights: Mapping[str, float] | None = None,
+        rule: Literal["bank", "scan", "confseq"] = "bank",
+        alpha: float = 0.05,
+    ):
+        if pane_rows < 1 or run_length < pane_rows:
+            raise ValueError(
+                f"expected 1 <= pane_rows <= run_length, got pane_rows {pane_rows}, run_length {run_length}"
+            )
+        table = table_of(reference, "reference")
+        groupings = tuple((s,) if isinstance(s, str) else tuple(s) for s in segments)
+        named = _monitored(table, features, tolerance, weights or {})
+        expect(table, "reference", [*(f.name for f in named), *(c for g in groupings for c in g)])
+        self.pane_rows, self.run_length = pane_rows, run_length
+        self.plan = DriftPlan(
+            named, groupings, pane=_PANE, window=_PANE, pages_per=_PANE * (run_length / pane_rows), rule=rule, alpha=alpha, rejects=False
+        )  # fmt: skip
+        self.references = _references(self.plan, table)
+        self._detectors = Detectors(self.references, self.plan)
+        self._state = self._detectors.start()
+        self.rows = self.panes = 0  # seen, stepped
+        self._open: dict[Key, np.ndarray] = {}
+        self._alarmed: dict[Key, int] = {}  # rows seen when the alarm began
+        self._history: list[tuple[int, dict[Key, float]]] = []
+
+    def update(self, window: Data) -> Result:
+        """Take the rows in; what they say beside the reference, and what the detectors say after them."""
+        table = self._checked(window)
+        whole: dict[Key, Counts] = {}
+        for key, column in self._columns(table):
+            whole[key] = cells.count(self.references[key], column)
+        began, at = set(self._alarmed), 0
+        while at < table.num_rows:
+            take = min(table.num_rows - at, self.pane_rows - self.rows % self.pane_rows)
+            for key, column in self._columns(table.slice(at, take)):
+                found = coarse_counts(self.references[key], column)
+                self._open[key] = self._open[key] + found if key in self._open else found
+            at, self.rows = at + take, self.rows + take
+            if self.rows % self.pane_rows == 0:
+                self._step()
+        return self._result(table.num_rows, whole, began)
+
+    def _step(self) -> None:
+        self._detectors.step_coarse(self._state, self._open, self.panes * 1000)
+        self.panes, self._open = self.panes + 1, {}
+        said = self._detectors.evidence(self._state)
+        self._history.append((self.rows, {k: e.e_value for k, e in said.items() if e.e_value is not None}))
+        del self._history[:-REMEMBERED_PANES]
+        for key, evidence in said.items():
+            if key in self._alarmed:
+                if evidence.returned:
+                    del self._alarmed[key]
+                    self._detectors.reset(self._state, key)
+            elif evidence.fires:
+                self._alarmed[key] = self.rows
+
+    def _result(self, rows: int, counted: Mapping[Key, Counts], before: set[Key]) -> Result:
+        said = self._detectors.evidence(self._state)
+        found = {}
+        for key, reference in self.references.items():
+            told = statistics.compare(reference, counted.get(key, EMPTY), self.plan.alpha)
+            evidence = said.get(key)
+            history = tuple((at, values[key]) for at, values in self._history if key in values)
+            since = None if evidence is None else evidence.since * self.pane_rows
+            found[key] = FeatureResult(
+                *key, self._state_of(key, evidence), told, evidence, since, reference, counted.get(key, EMPTY), history
+            )
+        return Result(rows, self.rows, self.run_length, found, tuple(k for k in self._alarmed if k not in before))
+
+    def _state_of(self, key: Key, evidence: Evidence | None) -> State:
+        if key in self._detectors.budget.refused or evidence is None:
+            return "reference_too_small"
+        if key in self._alarmed:
+            return "alarm"
+        pairs = ((evidence.e_value, evidence.threshold), (evidence.scan_value, evidence.scan_threshold))
+        near = any(v is not None and t is not None and v >= t - WARNING_DISTANCE for v, t in pairs)
+        return "warning" if near else "ok"
+
+    def _checked(self, window: Data) -> pa.Table:
+        table = table_of(window, "window")
+        expect(table, "window", [*(f.name for f in self.plan.features), *(c for s in self.plan.segments for c in s)])
+        return table
+
+    def _columns(self, table: pa.Table) -> Iterable[tuple[Key, pa.Array]]:
+        return _columns(self.plan, table, {segment for _, segment in self.references})
+
+    def __repr__(self) -> str:
+        refused = len(self._detectors.budget.refused)
+        small = f", {refused} with a reference too small to alarm" if refused else ""
+        return (
+            f"Monitor({len(self.plan.features)} features, {len(self.references)} detectors{small}, pane_rows={self.pane_rows:,}, "
+            f"run_length={self.run_length:,.0f}, rows={self.rows:,}, in alarm: {len(self._alarmed)})"
+        )
+
+
+def budget(text: str, rows_a_day: float) -> float:
+    """The run length in rows of a page budget, at a rate.
+
+    >>> budget("1 per 30 d", rows_a_day=100_000)
+    3000000.0
+    """
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) per ([0-9]+(?:\.[0-9]+)?) ?(h|d)", text)
+    if not match or not float(match[1]) or not float(match[2]):
+        raise ValueError(f"expected a budget like `1 per 30 d`, got {text!r}")
+    return rows_a_day * float(match[2]) * (1 / 24 if match[3] == "h" else 1.0) / float(match[1])
+
+
+def compare(
+    reference: Data,
+    window: Data,
+    *,
+    features: Sequence[str] | None = None,
+    segments: Sequence[str | Sequence[str]] = (),
+    alpha: float = 0.05,
+) -> Result:
+    """Two samples once: every statistic of a window, `different` where the p-value stands up to Holm's correction.
+
+    For looking, not for watching: asked again and again of the same stream it finds something sooner or later. Holm 1979:
+    the smallest of K p-values is held to alpha / K, the next to alpha / (K - 1), until one does not pass.
+
+    >>> rng = np.random.default_rng(7)
+    >>> compare(rng.normal(0, 1, 5_000), rng.normal(0.2, 1, 5_000))["value"].state
+    'different'
+    """
+    table, other = table_of(reference, "reference"), table_of(window, "window")
+    groupings = tuple((s,) if isinstance(s, str) else tuple(s) for s in segments)
+    plan = DriftPlan(_monitored(table, features, 0.0, {}), groupings, alpha=alpha, rejects=False)
+    needed = [*(f.name for f in plan.features), *(c for g in groupings for c in g)]
+    expect(table, "reference", needed)
+    expect(other, "window", needed)
+    references = _references(plan, table)
+    counted = {k: cells.count(references[k], c) for k, c in _columns(plan, other, {s for _, s in references})}
+    told = {k: statistics.compare(r, counted.get(k, EMPTY), alpha) for k, r in references.items()}
+    different = _holm({k: t.p_value for k, t in told.items() if t.p_value is not None}, alpha)
+    found = {}
+    for k, t in told.items():
+        state: State = "undefined" if t.p_value is None else "different" if k in different else "ok"
+        found[k] = FeatureResult(*k, state, t, None, None, references[k], counted.get(k, EMPTY), ())
+    return Result(other.num_rows, other.num_rows, None, found, ())
+
+
+def _monitored(
+    table: pa.Table,
+    features: Sequence[str] | None,
+    tolerance: float | Tolerance | Mapping[str, float | Tolerance],
+    weights: Mapping[str, float],
+) -> tuple[MonitoredFeature, ...]:
+    """The features asked for, or every column of numbers or texts."""
+    kinds = {name: table.column(name).type for name in table.column_names}
+    usable = [name for name, kind in kinds.items() if is_number(kind) or pa.types.is_string(kind)]
+    expect(table, "reference", features or [])
+    refused = [name for name in features or [] if name not in usable]
+    if refused:
+        raise ValueError(f"features: expected columns of numbers or texts, got {', '.join(f'{n} ({kinds[n]})' for n in refused)}")  # fmt: skip
+    chosen = list(features) if features is not None else usable
+    if not chosen:
+        raise ValueError("features: expected at least one column of numbers or texts, got none")
+    made = []
+    for name in chosen:
+        asked = tolerance.get(name, 0.0) if isinstance(tolerance, Mapping) else tolerance
+        kind: Literal["numeric", "categorical"] = "numeric" if is_number(kinds[name]) else "categorical"
+        if not isinstance(asked, Tolerance):
+            asked = Tolerance("distance" if kind == "numeric" else "share", float(asked))
+        made.append(MonitoredFeature(name, kind, asked, weights.get(name, 1.0)))
+    return tuple(made)
+
+
+def _references(plan: DriftPlan, table: pa.Table) -> dict[Key, FeatureReference]:
+    if not table.num_rows:
+        raise ValueError("reference: expected rows, got none")
+    segments = {WHOLE}
+    for columns in plan.segments:
+        sizes = table.select(list(columns)).drop_null().group_by(list(columns)).aggregate([([], "count_all")])
+        large = sizes.filter(pc.greater_equal(sizes.column("count_all"), SEGMENT_ROWS))
+        order = [("count_all", "descending"), *((c, "ascending") for c in columns)]
+        values = large.sort_by(order).slice(0, SEGMENTS_A_GROUPING).select(list(columns)).to_pylist()
+        segments |= {segment_name(columns, tuple(v.values())) for v in values}
+    features = {f.name: f for f in plan.features}
+    return {
+        (name, segment): cells.build(features[name], segment, column, version=1, effective_from=0)
+        for (name, segment), column in _columns(plan, table, segments)
+    }
+
+
+def _columns(plan: DriftPlan, table: pa.Table, segments: set[str]) -> Iterable[tuple[Key, pa.Array]]:
+    """Each feature's values in the whole, then in each of the segments; no feature within a segment of its own."""
+    for feature in plan.features:
+        yield (feature.name, WHOLE), table.column(feature.name)
+    for columns in plan.segments:
+        for values in table.select(list(columns)).drop_null().group_by(list(columns)).aggregate([]).to_pylist():
+            name = segment_name(columns, tuple(values.values()))
+            if name in segments:
+                mask = np.logical_and.reduce([np.asarray(pc.equal(table.column(c), v).fill_null(False)) for c, v in values.items()])  # fmt: skip
+                part = table.filter(pa.array(mask))
+                for feature in (f for f in plan.features if f.name not in columns):
+                    yield (feature.name, name), part.column(feature.name)
+
+
+def _holm(p_values: Mapping[Key, float], alpha: float) -> set[Key]:
+    passed: set[Key] = set()
+    for rank, key in enumerate(sorted(p_values, key=lambda k: p_values[k])):
+        if p_values[key] > alpha / (len(p_values) - rank):
+            break
+        passed.add(key)
+    return passed

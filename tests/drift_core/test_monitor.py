@@ -1,0 +1,155 @@
+"""The library: rows of any kind in, frozen results out; the division of rows into calls does not matter."""
+
+import doctest
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from pipeline.contract import Tolerance
+from stream_processors import monitor as module
+from stream_processors.monitor import Monitor, budget, compare
+
+LIBRARY = Path(__file__).parents[2] / "docs" / "library.md"
+
+
+def rows(seed: int, n: int, factor: float = 1.0, north: float = 0.6) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {
+        "price": np.round(rng.lognormal(3, 0.6, n) * factor, 1),
+        "region": rng.choice(["north", "south"], n, p=[north, 1 - north]),
+    }
+
+
+REFERENCE = rows(1, 30_000)
+
+
+def watching(**options: object) -> Monitor:
+    return Monitor(REFERENCE, **{"run_length": 1_000_000, **options})
+
+
+def test_rows_like_the_reference_stay_quiet_and_a_shift_is_named():
+    monitor = watching()
+    assert not monitor.update(rows(2, 20_000)).alarm
+    result = monitor.update(rows(3, 5_000, factor=1.15))
+    assert result.alarm and result.new == (("price", "*"),)
+    assert "shift" in result["price"].change and result["region"].state == "ok"
+    assert result.ranked[0] is result["price"]
+
+
+def test_the_statistics_are_those_of_the_two_samples():
+    window = rows(4, 3_000, factor=1.05)
+    told = watching().update(window)["price"]
+    expected = stats.ks_2samp(REFERENCE["price"], window["price"])
+    assert told.statistic == pytest.approx(expected.statistic, abs=1e-12)
+    assert told.p_value == pytest.approx(expected.pvalue, abs=0.01)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(1, 6_000), min_size=1, max_size=5))
+def test_evidence_does_not_depend_on_how_rows_come(sizes):
+    window, at_once, bit_by_bit = rows(5, sum(sizes), factor=1.02), watching(), watching()
+    expected, at = at_once.update(window), 0
+    for size in sizes:
+        told = bit_by_bit.update({k: v[at : at + size] for k, v in window.items()})
+        at += size
+    assert [f.evidence for f in told] == [f.evidence for f in expected]
+    assert [f.history for f in told] == [f.history for f in expected]
+
+
+@pytest.mark.parametrize("kind", ["dict", "polars", "arrow", "batch"])
+def test_every_kind_of_rows_says_the_same(kind):
+    window = rows(6, 2_000)
+    made = {
+        "dict": window,
+        "polars": pl.DataFrame(window).with_columns(pl.col("region").cast(pl.Categorical)),
+        "arrow": pa.table(window),
+        "batch": pa.RecordBatch.from_pydict(window),
+    }[kind]
+    assert repr(compare(REFERENCE, made)) == repr(compare(REFERENCE, window))
+
+
+def test_an_array_alone_is_a_feature_called_value():
+    assert compare(REFERENCE["price"], REFERENCE["price"][:500]).features.keys() == {("value", "*")}
+
+
+def test_a_shift_within_the_tolerance_is_shown_and_does_not_page():
+    window = rows(7, 40_000, factor=1.07)
+    assert watching().update(window)["price"].state == "alarm"
+    tolerant = watching(tolerance={"price": Tolerance("distance", 0.08)}).update(window)["price"]
+    assert tolerant.state != "alarm" and tolerant.evidence.e_value > tolerant.evidence.threshold
+
+
+def test_a_segment_has_detectors_of_its_own():
+    result = watching(segments=["region"]).update(rows(8, 4_000))
+    assert set(result.features) == {
+        ("price", "*"), ("region", "*"), ("price", "region=north"), ("price", "region=south")
+    }  # fmt: skip
+    assert result["price", "region=north"].statistics.n + result["price", "region=south"].statistics.n == 4_000
+
+
+def test_a_reference_below_the_floor_is_described_and_never_pages():
+    result = Monitor(rows(1, 500)).update(rows(2, 5_000, factor=3))
+    assert not result.alarm and result["price"].state == "reference_too_small"
+    assert result["price"].statistic > 0.5 and "reference_too_small" in repr(result)
+
+
+def test_an_alarm_ends_with_the_evidence_that_the_data_returned():
+    monitor = watching()
+    monitor.update(rows(9, 3_000, factor=1.3))
+    states = [monitor.update(rows(10 + i, 2_000))["price"].state for i in range(20)]
+    assert states[0] == "alarm" and states[-1] == "ok"
+
+
+def test_comparing_two_samples_once_holds_holms_correction():
+    same, moved = compare(REFERENCE, rows(30, 4_000)), compare(REFERENCE, rows(31, 4_000, north=0.5))
+    assert not same.alarm and same.run_length is None
+    assert moved["region"].state == "different" and moved["price"].state == "ok"
+
+
+def test_empty_and_null_windows_are_undefined_not_nan():
+    empty = compare(REFERENCE, {"price": np.empty(0), "region": pa.array([], pa.string())})
+    assert {f.state for f in empty} == {"undefined"} and empty["price"].statistics.undefined == "no rows"
+    nulls = watching().update({"price": [None, None], "region": [None, None]})["price"]
+    assert nulls.statistics.undefined == "only nulls" and "only nulls" in str(nulls)
+
+
+def test_a_result_is_frozen_and_draws_itself():
+    result = watching().update(rows(11, 3_000))
+    with pytest.raises(FrozenInstanceError):
+        result.rows = 1
+    assert len(result.plot().axes) == 4
+    assert "<table>" in result._repr_html_() and "false alarm in 1,000,000 rows" in repr(result)
+    with pytest.raises(KeyError, match="expected one of"):
+        result["cost"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: Monitor([1, 2]), "expected a frame"),
+        (lambda: Monitor({"price": np.zeros((3, 2))}), "one dimension"),
+        (lambda: Monitor({"price": [1, "a"]}), "no column of numbers or texts"),
+        (lambda: Monitor(REFERENCE, features=["cost"]), "expected the columns \\['cost'\\]"),
+        (lambda: Monitor({"at": np.array(["2020-01-01"], "datetime64[ms]")}), "at least one column"),
+        (lambda: Monitor({"price": np.empty(0)}), "expected rows, got none"),
+        (lambda: Monitor(REFERENCE, pane_rows=0), "pane_rows 0"),
+        (lambda: watching().update({"price": [1.0]}), "window: expected the columns \\['region'\\]"),
+        (lambda: budget("often", 10), "expected a budget like"),
+    ],
+)
+def test_what_is_wrong_is_said(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        wrong()
+
+
+def test_the_examples_are_true():
+    assert doctest.testmod(module, extraglobs={"np": np}).failed == 0
+    failed, tried = doctest.testfile(str(LIBRARY), module_relative=False)
+    assert tried > 5 and not failed
