@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
 
 from batch.backtest import Backtested
 from pipeline.times import to_ms
@@ -21,6 +22,7 @@ from stream_processors.verdict import Verdict
 ROW_INCHES, WIDTH_INCHES = 1.7, 11.0
 ROWS_DRAWN = 12  # features; with more, those with most evidence
 LINEAR_TO = 10.0  # natural log: evidence grows without bound, so the axis is logarithmic beyond
+TICKS = (0, 5, 10, 100, 1_000, 10_000)
 EVIDENCE, LIMIT, ALARM, PAGE, EFFECT = "#1f5fa8", "#b03030", "#e8a0a0", "#b03030", "0.55"
 
 
@@ -67,6 +69,9 @@ def _row(ax: Axes, feature: str, verdicts: list[Verdict]) -> None:
         if v.state == "alarm":
             ax.axvspan(_at(v.window_start), _at(v.window_end), color=ALARM, alpha=0.35, linewidth=0)
     ax.set_yscale("symlog", linthresh=LINEAR_TO)
+    ax.yaxis.set_major_locator(FixedLocator(TICKS))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     ax.set_ylim(bottom=0)
     ax.set_ylabel(feature, fontsize=9)
     ax.spines[["top", "right"]].set_visible(False)

@@ -5,135 +5,22 @@ Claims, per partition, over the raw records below the committed offset:
 2. the valid topic holds the valid records' bytes, in their order, and nothing else;
 3. a dead letter is of the record that its coordinate names (SHA-256 of key and value), in raw order;
 4. blocks follow each other without gap or overlap, and never run ahead of the raw log;
-5. the lake holds the coordinates of the valid rows below its own position, each once: a prefix.
-It streams: memory is one block's offsets, whatever the length of the log. Knows no Kafka and no table.
+5. the lake holds the coordinates of the valid rows below its own position, each once: a prefix;
+6. a replay marker has one replayed record, and no record is replayed twice.
+It streams: memory is one block, a window of records out of their place, and 32 bytes a replay, whatever the length of
+the log. Knows no Kafka and no table.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import chain
-from typing import Literal
+from itertools import islice
 
-SHOWN = 100  # coordinates listed in a report; the totals count all
+from batch.history import BlockRange, CounterExample, DeadRecord, History, Kind, RawRecord, Replays, Verdict
+from batch.in_order import AHEAD, InOrder
 
-
-@dataclass(frozen=True, slots=True)
-class RawRecord:
-    offset: int
-    digest: bytes  # of key and value
-    replay: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class BlockRange:
-    """A block: raw offsets [start, end), the valid ones among them, how many of those were late."""
-
-    start: int
-    end: int
-    valid: tuple[int, ...]
-    late: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class DeadRecord:
-    offset: int  # of the raw record
-    digest: bytes
-    quarantined: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """One partition's records, each stream in its own log's order."""
-
-    name: str  # raw topic/partition
-    raw: Iterable[RawRecord]
-    blocks: Iterable[BlockRange]
-    dead: Iterable[DeadRecord]
-    valid: Iterable[bytes] | None  # digests in the valid topic; None = not written, blocks stand in
-    lake: Iterable[int]  # raw offsets in ascending order
-    committed: int | None  # the validator's committed offset
-    lake_end: int | None  # the table's position
-    start: int = 0  # oldest raw offset there is
-
-
-@dataclass(frozen=True, slots=True)
-class CounterExample:
-    kind: Literal[
-        "lost",
-        "duplicated",
-        "reordered",
-        "gap",
-        "overlap",
-        "ahead",
-        "phantom",
-        "altered",
-        "lake_lost",
-        "lake_duplicated",
-        "lake_phantom",
-    ]
-    coordinate: str
-    message: str
-
-
-@dataclass(slots=True)
-class Verdict:
-    """Counts of one partition (or, added up, of all) and everything found wrong, the first in log order first."""
-
-    produced: int = 0
-    replayed: int = 0
-    consumed: int = 0
-    valid: int = 0
-    dead: int = 0
-    quarantined: int = 0
-    late: int = 0
-    lake: int = 0
-    lag: int = 0
-    missing: list[str] = field(default_factory=list)
-    duplicated: list[str] = field(default_factory=list)
-    missing_total: int = 0
-    duplicated_total: int = 0
-    found: list[CounterExample] = field(default_factory=list)
-    start: int = 0
-    end: int = 0
-
-    @property
-    def ok(self) -> bool:
-        return not self.found
-
-    def report(self, example: CounterExample) -> None:
-        if len(self.found) < SHOWN:
-            self.found.append(example)
-        if example.kind in ("lost", "lake_lost"):
-            self.missing_total += 1
-            _keep(self.missing, example.coordinate)
-        elif example.kind in ("duplicated", "lake_duplicated"):
-            self.duplicated_total += 1
-            _keep(self.duplicated, example.coordinate)
-
-
-def total(verdicts: Iterable[Verdict]) -> Verdict:
-    """All partitions as one."""
-    whole = Verdict()
-    for v in verdicts:
-        for name in (
-            "produced",
-            "replayed",
-            "consumed",
-            "valid",
-            "dead",
-            "quarantined",
-            "late",
-            "lake",
-            "lag",
-            "missing_total",
-            "duplicated_total",
-        ):
-            setattr(whole, name, getattr(whole, name) + getattr(v, name))
-        for name in ("missing", "duplicated", "found"):
-            setattr(whole, name, [*getattr(whole, name), *getattr(v, name)][:SHOWN])
-    return whole
+RECENT = 20_000  # digests and letters remembered, to tell a second copy from a stranger
 
 
 def check(history: History) -> Verdict:
@@ -168,16 +55,16 @@ class _Walk:
         self.committed = history.committed or history.start
         self.dead = _Dead(self, history.dead)
         self.lake = _Lake(self, history.lake, history.lake_end)
-        self.copies = None if history.valid is None else iter(history.valid)
+        self.copies = None if history.valid is None else _Copies(self, history.valid)
+        self.replays = Replays()
+        self.covered = 0  # behind the newest range of records that a single dead letter stands for
 
     def run(self) -> Verdict:
-        raw = iter(self.h.raw)
-        held: RawRecord | None = None
+        raw = _Peekable(self.h.raw)
         for block in self._in_order(self.h.blocks):
             valid = frozenset(block.valid)
-            held, records = _until(raw, held, block.end)
             seen = 0
-            for record in records:
+            for record in raw.below(block.end):
                 if record.offset >= block.start:
                     seen += record.offset in valid
                     self._judge(record, record.offset in valid, record.offset < self.committed)
@@ -190,16 +77,18 @@ class _Walk:
                     f"block [{block.start},{block.end}) has {len(valid) - seen} valid rows whose raw record does not exist",
                 )
             self.verdict.late += block.late if block.end <= self.committed else 0
-        for record in chain([held] if held else [], raw):
+        for record in raw.rest():
             self._unblocked(record)
-        self._surplus()
+        if self.copies is not None:
+            self.copies.finish()
         self.dead.finish()
         self.lake.finish()
+        self._check_replays()
         return self.verdict
 
-    def say(self, kind: str, offset: int, message: str) -> None:
+    def say(self, kind: Kind, offset: int, message: str) -> None:
         coordinate = f"{self.h.name}/{offset}"
-        self.verdict.report(CounterExample(kind, coordinate, f"{coordinate}: {message}"))  # type: ignore[arg-type]
+        self.verdict.report(CounterExample(kind, coordinate, f"{coordinate}: {message}"))
 
     def _in_order(self, blocks: Iterable[BlockRange]) -> Iterator[BlockRange]:
         """Blocks that tile the log; a repeated one is reported and not walked twice. Blocks below `start` have lost their raw records."""
@@ -233,59 +122,107 @@ class _Walk:
             self.verdict.valid += valid
         else:
             self._uncounted(record)
-        letter = self.dead.at(record.offset)
-        if letter is not None and counted:
-            self.verdict.dead += 1
-            self.verdict.quarantined += letter.quarantined
+        letter = self.dead.at(record.offset, valid)
+        if letter is not None:
+            self.covered = max(self.covered, letter.end or 0)
+            if counted:
+                self._count_dead(letter)
         if valid and letter is not None:
             self.say("duplicated", record.offset, "is a valid row and a dead letter")
-        if not valid and letter is None and counted:
+        if not valid and letter is None and counted and record.offset >= self.covered:
             self.say("lost", record.offset, "is neither a valid row of its block nor a dead letter")
-        if letter is not None and letter.digest != record.digest:
+        if letter is not None and letter.digest != record.digest and letter.digest is not None:
             self.say("altered", record.offset, "its dead letter's SHA-256 is not that of the raw record")
         self.lake.at(record.offset, valid)
-        if valid and self.copies is not None:
-            self._copy(record, counted)
+        if valid and self.copies is not None and record.digest is not None:
+            self.copies.at(record.offset, record.digest, counted)
 
-    def _copy(self, record: RawRecord, counted: bool) -> None:
-        copy = next(self.copies, None) if self.copies is not None else None
-        if copy is None:
-            if counted:
-                self.say("lost", record.offset, "is a valid row of its block, and the valid topic ends before it")
-        elif copy != record.digest:
-            self.say(
-                "reordered", record.offset, "the valid topic has other bytes at its place; what follows is not compared"
-            )
-            self.copies = None
+    def _count_dead(self, letter: DeadRecord) -> None:
+        offsets = (letter.end or letter.offset + 1) - letter.offset
+        self.verdict.dead += offsets
+        self.verdict.quarantined += offsets if letter.quarantined else 0
+        self.verdict.open_dead += 0 if self.h.markers.replayed(letter.offset) else offsets
 
     def _unblocked(self, record: RawRecord) -> None:
         """A raw record that no block covers."""
         if record.offset < self.committed:
             self._count(record)
-            self.verdict.dead += self.dead.at(record.offset) is not None
+            letter = self.dead.at(record.offset, False)
+            if letter is not None:
+                self._count_dead(letter)
             self.say("lost", record.offset, "is below the committed offset, and no block covers it")
         else:
             self._uncounted(record)
 
     def _count(self, record: RawRecord) -> None:
         self.verdict.consumed += 1
-        self.verdict.replayed += record.replay
-        self.verdict.produced += not record.replay
+        self._came(record)
 
     def _uncounted(self, record: RawRecord) -> None:
         self.verdict.lag += 1
-        self.verdict.replayed += record.replay
-        self.verdict.produced += not record.replay
+        self._came(record)
 
-    def _surplus(self) -> None:
-        if self.copies is not None:
-            surplus = sum(1 for _ in self.copies)
-            if surplus:
+    def _came(self, record: RawRecord) -> None:
+        if record.replay is None:
+            self.verdict.produced += 1
+        elif self.h.markers.knows(record.replay):
+            self.replays.add(record.replay)
+            self.verdict.replayed += 1
+        else:  # anybody can write such a header
+            self.verdict.unmarked += 1
+            self.verdict.produced += 1
+
+    def _check_replays(self) -> None:
+        for offset in self.h.markers.twice():
+            self.say("duplicated", offset, "has two replay markers")
+        seen = self.replays.sorted()
+        for replay in Replays.twice(seen):
+            self.say("duplicated", replay.first, f"was replayed twice after attempt {replay.attempt}")
+        if self.h.start == 0:  # else the replayed record may have gone with the log's head
+            for replay in self.h.markers.without(seen):
                 self.say(
-                    "phantom",
-                    self.committed,
-                    f"the valid topic has {surplus} records more than the blocks have valid rows",
+                    "lost", replay.first, f"has a replay marker of attempt {replay.attempt}, and no such raw record"
                 )
+
+
+class _Copies:
+    """The valid topic against the valid rows: the same bytes in the same order."""
+
+    def __init__(self, walk: _Walk, digests: Iterable[bytes]):
+        self._walk, self._log = walk, InOrder(digests)
+        self._new, self._old = dict[bytes, int](), dict[bytes, int]()  # digest -> offset, in two generations
+
+    def at(self, offset: int, digest: bytes, counted: bool) -> None:
+        place = self._log.place(digest)
+        if place == "here":
+            self._remember(digest, offset)
+        elif place == "elsewhere":
+            self._remember(digest, offset)
+            self._walk.say("reordered", offset, "stands in the valid topic behind a record that comes after it")
+        elif counted:
+            self._walk.say(
+                "lost", offset, "is a valid row of its block, and the valid topic does not have it in its place"
+            )
+        for one in self._log.surplus():
+            self._stray(one)
+
+    def finish(self) -> None:
+        for one in self._log.surplus(final=True):
+            self._stray(one)
+
+    def _stray(self, digest: bytes) -> None:
+        offset = self._new.get(digest, self._old.get(digest))
+        if offset is not None:
+            self._walk.say("duplicated", offset, "stands in the valid topic a second time")
+        else:
+            self._walk.say(
+                "phantom", self._walk.committed, "the valid topic has a record that is no valid row of the blocks"
+            )
+
+    def _remember(self, digest: bytes, offset: int) -> None:
+        self._new[digest] = offset
+        if len(self._new) > RECENT:
+            self._old, self._new = self._new, {}
 
 
 class _Dead:
@@ -293,30 +230,51 @@ class _Dead:
 
     def __init__(self, walk: _Walk, letters: Iterable[DeadRecord]):
         self._walk, self._letters = walk, iter(letters)
-        self._next = next(self._letters, None)
-        self._last = -1
+        self._held: deque[DeadRecord] = deque()  # read, not yet placed
+        self._passed = -1  # the raw offset passed last
+        self._placed: deque[int] = deque(maxlen=RECENT)
 
-    def at(self, offset: int) -> DeadRecord | None:
-        """The letter of this record; letters before it belong to no record."""
+    def at(self, offset: int, valid: bool) -> DeadRecord | None:
+        """The letter of this record; letters of offsets that were passed belong to no record, or to one that has its own."""
+        while (first := self._first()) is not None and first.offset < offset:
+            self._stray(self._held.popleft())
         found = None
-        while self._next is not None and self._next.offset <= offset:
-            letter = self._next
-            if letter.offset == self._last:
-                self._walk.say("duplicated", letter.offset, "has two dead letters")
-            elif letter.offset < self._last:
-                self._walk.say("reordered", letter.offset, f"its dead letter comes after that of offset {self._last}")
-            elif letter.offset == offset:
-                found = letter
-            elif letter.offset >= self._walk.h.start:
-                self._walk.say("phantom", letter.offset, "has a dead letter, and no such raw record exists")
-            self._last = max(self._last, letter.offset)
-            self._next = next(self._letters, None)
+        if first is not None and first.offset == offset:
+            found = self._held.popleft()
+        elif first is not None and not valid:
+            found = self._elsewhere(offset)
+        if found is not None:
+            self._placed.append(offset)
+        self._passed = offset
         return found
 
     def finish(self) -> None:
-        while self._next is not None:
-            self._walk.say("phantom", self._next.offset, "has a dead letter, and no such raw record exists")
-            self._next = next(self._letters, None)
+        while self._first() is not None:
+            self._stray(self._held.popleft())
+
+    def _first(self) -> DeadRecord | None:
+        if not self._held:
+            self._held.extend(islice(self._letters, 1))
+        return self._held[0] if self._held else None
+
+    def _elsewhere(self, offset: int) -> DeadRecord | None:
+        self._held.extend(islice(self._letters, max(0, AHEAD - len(self._held))))
+        for i, letter in enumerate(self._held):
+            if letter.offset == offset:
+                del self._held[i]
+                self._walk.say("reordered", offset, "has its dead letter behind that of a record that comes after it")
+                return letter
+        return None
+
+    def _stray(self, letter: DeadRecord) -> None:
+        if letter.offset < self._walk.h.start:
+            return  # its raw record went with the log's head
+        if letter.offset in self._placed:
+            self._walk.say("duplicated", letter.offset, "has two dead letters")
+        elif letter.offset > self._passed:
+            self._walk.say("phantom", letter.offset, "has a dead letter, and no such raw record exists")
+        else:
+            self._walk.say("phantom", letter.offset, "has a dead letter far behind its place, or one too many")
 
 
 class _Lake:
@@ -358,16 +316,26 @@ class _Lake:
             self._take(-1, False, False)
 
 
-def _until(raw: Iterator[RawRecord], held: RawRecord | None, end: int) -> tuple[RawRecord | None, list[RawRecord]]:
-    """(first record at or after `end`, the records before it)"""
-    records = []
-    for record in chain([held] if held else [], raw):
-        if record.offset >= end:
-            return record, records
-        records.append(record)
-    return None, records
+class _Peekable:
+    """Raw records, taken up to an offset at a time."""
 
+    def __init__(self, records: Iterable[RawRecord]):
+        self._records = iter(records)
+        self._held: RawRecord | None = None
 
-def _keep(coordinates: list[str], one: str) -> None:
-    if len(coordinates) < SHOWN:
-        coordinates.append(one)
+    def below(self, end: int) -> Iterator[RawRecord]:
+        if self._held is not None:
+            if self._held.offset >= end:
+                return
+            held, self._held = self._held, None
+            yield held
+        for record in self._records:
+            if record.offset >= end:
+                self._held = record
+                return
+            yield record
+
+    def rest(self) -> Iterator[RawRecord]:
+        if self._held is not None:
+            yield self._held
+        yield from self._records

@@ -111,6 +111,14 @@ ALERTS: tuple[Alert, ...] = (
         "{{ $labels.dataset }}: {{ $value | humanize }} times the budget, measured on rows drawn from the reference or stated by the thresholds in force.",
     ),
     Alert(
+        "DriftlineRecordsQuarantined",
+        'sum by (dataset) (increase(driftline_rejects_total{reason=~"quarantined|batch_undecodable"}[15m])) > 0',
+        "0m",
+        "warning",
+        "Records ended the validator, or came in a batch that no client can open.",
+        "{{ $labels.dataset }}: `driftline dead-letters list --reason quarantined` shows the bytes; a batch that cannot be opened is named by its offsets.",
+    ),
+    Alert(
         "DriftlineCircuitOpen",
         "max by (process, target) (driftline_circuit_open) == 1",
         "2m",

@@ -111,9 +111,9 @@ def decode(value: bytes | None) -> pa.RecordBatch:
             batches = list(reader)
         if len(batches) != 1:
             raise BadBlock(f"block body: expected one record batch, got {len(batches)}")
-        batches[0].validate()
+        batches[0].validate(full=True)  # 0.2 ms for 8,000 rows; without it a broken offset is read as it stands
         return batches[0]
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, OverflowError) as error:  # `invalid`, and also `not implemented`, `no such key`
         raise BadBlock(f"block body: expected an Arrow IPC stream, got {error}") from error
 
 

@@ -84,7 +84,7 @@ The custom property `drift`. Every key may be left out.
 | `alpha` | 0.05 | of the published critical value, and of `ks_alpha` |
 | `rhythm` | `auto` | compare with the same hours of the day or week: `auto` (where the reference shows a rhythm), `none`, `hour`, `week`; also per feature |
 | `dependence` | `auto` | temper the evidence where neighbouring rows depend on each other: `auto` or `none` |
-| `reference` | `{{kind: training}}` | `kind` `training`, `last-week` or `rolling`; `span` (7 d) and `every` (1 d) of the latter two; `rows` kept exactly (200,000, at most {MOST_REFERENCE_ROWS:,}) |
+| `reference` | `{{kind: training}}` | `kind` `training`, `last-week` or `rolling`; `span` (7 d) and `every` (1 d) of the latter two; `rows` kept exactly (200,000, at most {MOST_REFERENCE_ROWS:,}; of a feature with a rhythm five times as many, for each slot judges by its own share) |
 | `rejects` | true | watch the share of rejected records as the feature `reject` |
 | `nullMonitor` | true | the monitor measures its own false-alarm rate |
 

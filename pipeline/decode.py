@@ -211,6 +211,8 @@ class Decoder:
             array = arrays[names.index(name)]
             if op == "matches":
                 return pc.fill_null(pc.match_substring_regex(array, anchored(str(wanted))), of_null)
+            if isinstance(wanted, float) and pa.types.is_integer(array.type):
+                array = array.cast(pa.float64(), safe=False)  # as `record` does; a checked cast fails beyond 2**53
             return pc.fill_null(_COMPARE[op](array, pa.scalar(wanted)), of_null)
 
         broken = pc.invert(all_of([holds(t, True) for t in rule.then]))

@@ -225,7 +225,11 @@ def read_all(
 
     The order is kept within a partition only. For ledgers, verdicts, references: topics that one process can read whole.
     """
-    client = consumer(settings, f"read-{os.getpid()}-{random.getrandbits(32):x}", **{"enable.partition.eof": True})
+    client = consumer(
+        settings,
+        f"read-{os.getpid()}-{random.getrandbits(32):x}",
+        **{"enable.partition.eof": True, "fetch.wait.max.ms": 20},  # it reads to the end: nothing to wait for there
+    )
     try:
         ends = {p: hi for p, (lo, hi) in bounds(client, topic).items() if hi > lo}
         starts = from_offsets or {}

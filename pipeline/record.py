@@ -41,6 +41,8 @@ CODES: dict[str, str] = {
     "cross_field": "a rule over several fields is broken and names no code of its own",
     "time_range": "an event time before 1970 or after 2199: milliseconds taken for seconds, a clock never set",
     "time_future": "an event time further ahead of the broker's append time than the contract allows",
+    "quarantined": "decoding it failed or ended the process; nothing is known of its content",
+    "batch_undecodable": "one dead letter for a whole range of offsets: a batch that cannot be decompressed, or with a wrong checksum",
 }
 
 

@@ -20,12 +20,22 @@ import polars as pl
 
 from pipeline.contract import Contract, Field
 from pipeline.errors import UsageError
+from pipeline.json_record import JsonObject, parse
 from pipeline.times import to_ms, to_text
 from producers.batches import Batch, Key, Source
 
 _WHOLE = re.compile(r"([+-]?[0-9]+)(?:\.0*)?")
+_PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")  # gzip, zstd, zlib
 ROWS = 20_000  # a batch: bounded memory whatever the file
+LINE_LIMIT = 16 * 1024 * 1024  # of a file of lines; a file without line ends is not read whole into memory
 Row = dict[str, object]
+
+
+class _Line(dict[str, object]):
+    """The object of a line of JSON, and the line itself, which says more: equal keys, the spelling of numbers."""
+
+    __slots__ = ("text",)
+    text: bytes
 
 
 def stream(contract: Contract, path: Path, *, rows: int = ROWS) -> Source:
@@ -34,20 +44,37 @@ def stream(contract: Contract, path: Path, *, rows: int = ROWS) -> Source:
     latest = np.iinfo(np.int64).min
     for chunk in _read(path, rows):
         records = [record if isinstance(record, bytes) else _cast_row(record, casts) for record in chunk]
+        values = [_value(read, record) for read, record in zip(chunk, records, strict=True)]
         times = np.maximum.accumulate(np.array([latest, *(_event_ms(contract, record) for record in records)]))[1:]
         latest = int(times[-1])
-        yield Batch(times, [_key(contract, record) for record in records], [_bytes(record) for record in records])
+        yield Batch(times, [_key(contract, record) for record in records], values)
 
 
 def cast(value: object, field: Field) -> object:
     """A value of the file as a JSON value of the field's type, or unchanged as text where it does not cast."""
     if value is None or isinstance(value, list | dict):
         return value
+    if isinstance(value, bytes):
+        value = _utf8(value)
+        if isinstance(value, list):
+            return value
     text = value if isinstance(value, str) else _text(value)
     try:
         return _CASTS[field.type](text, field)
     except ValueError:
-        return text if isinstance(value, str) else value
+        # NaN is what table tools write for a missing number; JSON's encoder makes null of it, and of infinity too.
+        return text if isinstance(value, str) or value in _INFINITE else value
+
+
+_INFINITE = (math.inf, -math.inf)
+
+
+def _utf8(value: bytes) -> str | list[int]:
+    """Bytes as the text that they are; others as an array, which no contract takes for a text."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return list(value)
 
 
 def _integer(text: str, field: Field) -> int:
@@ -134,6 +161,22 @@ def _event_ms(contract: Contract, record: Row | bytes) -> int:
         return np.iinfo(np.int64).min
 
 
+def _value(read: Row | bytes, record: Row | bytes) -> bytes:
+    """What is sent. A line goes as it stands unless a cast changed it; with equal keys it is not for us to choose one."""
+    if isinstance(read, _Line) and isinstance(record, dict) and (_same(read, record) or _ambiguous(read.text)):
+        return read.text
+    return _bytes(record)
+
+
+def _same(read: Row, record: Row) -> bool:
+    return all(type(a) is type(b) and a == b for a, b in zip(read.values(), record.values(), strict=True))
+
+
+def _ambiguous(line: bytes) -> bool:
+    found = parse(line)
+    return isinstance(found, JsonObject) and found.duplicate is not None
+
+
 def _bytes(record: Row | bytes) -> bytes:
     if isinstance(record, bytes):
         return record
@@ -159,6 +202,9 @@ def _read(path: Path, rows: int) -> Iterator[list[Row | bytes]]:
 
 def _csv(path: Path, rows: int) -> Iterator[list[Row | bytes]]:
     """Every column as its text: what a type is, the contract says, not a guess from the first lines."""
+    with path.open("rb") as file:
+        if file.read(4).startswith(_PACKED):  # it would be unpacked whole, however large that is
+            raise UsageError(f"--replay {path}: expected text, got a compressed file; unpack it first")
     return _frames(pl.scan_csv(path, infer_schema=False), rows)
 
 
@@ -175,7 +221,9 @@ def _frames(frame: pl.LazyFrame, rows: int) -> Iterator[list[Row | bytes]]:
 def _lines(path: Path, rows: int) -> Iterator[list[Row | bytes]]:
     chunk: list[Row | bytes] = []
     with path.open("rb") as file:
-        for line in file:
+        for number, line in enumerate(iter(lambda: file.readline(LINE_LIMIT + 1), b""), 1):
+            if len(line) > LINE_LIMIT:
+                raise UsageError(f"--replay {path}:{number}: expected lines of at most {LINE_LIMIT} bytes, got more")
             if line := line.rstrip(b"\r\n"):
                 chunk.append(_object(line))
             if len(chunk) >= rows:
@@ -188,9 +236,13 @@ def _lines(path: Path, rows: int) -> Iterator[list[Row | bytes]]:
 def _object(line: bytes) -> Row | bytes:
     try:
         found = msgspec.json.decode(line)  # strict: what it refuses (NaN, trailing text, bad UTF-8) is sent as it is
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         return line
-    return found if isinstance(found, dict) else line
+    if not isinstance(found, dict):
+        return line
+    record = _Line(found)
+    record.text = line
+    return record
 
 
 _READERS: dict[str, Callable[[Path, int], Iterator[list[Row | bytes]]]] = {

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from pipeline import kafka
 from pipeline.logs import log
@@ -156,6 +156,8 @@ class Sender:
             except BufferError:
                 if not self._wait_for_room(topic, key, value, turn):
                     return count
+            except KafkaException as error:
+                self._refused(topic, error)
         return len(keys)
 
     def _wait_for_room(self, topic: str, key: Key, value: bytes | None, turn: Turn) -> bool:
@@ -168,15 +170,26 @@ class Sender:
                 return True
             except BufferError:
                 continue
+            except KafkaException as error:
+                self._refused(topic, error)
+                return True
         return False
 
+    def _refused(self, topic: str, error: KafkaException) -> None:
+        """A record that our own client does not take, because of its size: it has failed, the next one need not."""
+        if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
+            raise error
+        self._count_failed(topic, error.args[0])
+
     def _failed(self, error: KafkaError | None, message: Message) -> None:
-        if error is None:
-            return
+        if error is not None:
+            self._count_failed(message.topic(), error)
+
+    def _count_failed(self, topic: str | None, error: KafkaError) -> None:
         if not self._error:
-            log("delivery_failed", "error", topic=message.topic(), code=error.name(), message=error.str())
+            log("delivery_failed", "error", topic=topic, code=error.name(), message=error.str())
         self._error = error.str()
-        if message.topic() == self._events:
+        if topic == self._events:
             self.totals.failed_events += 1
         else:
             self.totals.failed_outcomes += 1

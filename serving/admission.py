@@ -94,7 +94,7 @@ def _parse(body: bytes) -> _Batch:
         return _BATCH.decode(body)
     except msgspec.ValidationError as error:
         raise Refusal(422, f'expected {{"rows": [record, ...]}}: {error}', field="rows", rule="type") from None
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # a key that is not UTF-8 is the second
         field = constant_field(body.decode("utf-8", "replace"))
         raise Refusal(400, f"expected JSON: {error}", field=field, rule="syntax") from None
 

@@ -20,7 +20,8 @@ from monitoring.metrics import PrometheusMeter
 from pipeline import contract_file, decode
 from pipeline.contract import OutcomeLabel
 from pipeline.settings import from_environment
-from serving.admission import MAX_BODY, Admission, Admitted, Refusal
+from serving.admission import MAX_BODY, MAX_RECORD, Admission, Admitted, Refusal
+from serving.body import Bodies
 from serving.champion import Champion, ChampionFollower
 from serving.prediction_log import PredictionLog
 
@@ -32,6 +33,8 @@ KEY = CONTRACT.label.key if isinstance(CONTRACT.label, OutcomeLabel) else CONTRA
 METER = PrometheusMeter()
 ADMISSION = Admission(decode.compile(CONTRACT))
 ROUTES = {"/predict": ADMISSION.one, "/predict_batch": ADMISSION.many, "/model": lambda content_type, body: None}
+LIMITS = {"/predict": MAX_RECORD, "/predict_batch": MAX_BODY, "/model": MAX_RECORD}  # bytes of a body
+BODIES = Bodies()
 CHAMPION = ChampionFollower(
     SETTINGS, MODEL, on_swap=lambda c: METER.set("driftline_serving_model_version", float(c.version), model=MODEL)
 )
@@ -93,7 +96,7 @@ class Gate:
         began, endpoint = time.perf_counter(), scope["path"].lstrip("/")
         try:
             request = Request(scope, receive)
-            body = await _body(request)
+            body = await BODIES.read(receive, request.headers, LIMITS[scope["path"]])
             state = scope.setdefault("state", {})
             state["champion"] = _serving()
             state["admitted"] = judge(request.headers.get("content-type", ""), body)
@@ -116,16 +119,6 @@ def _serving() -> Champion:
     if CHAMPION.current is None:
         raise Refusal(503, f"{MODEL}: no model has passed the gate yet; `driftline models history` tells why")
     return CHAMPION.current
-
-
-async def _body(request: Request) -> bytes:
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > MAX_BODY:
-            raise Refusal(413, f"expected a body of at most {MAX_BODY} bytes, got more", field="", rule="size")
-        chunks.append(chunk)
-    return b"".join(chunks)
 
 
 async def _nothing_to_read() -> Message:

@@ -225,10 +225,12 @@ def category_indices(reference: FeatureReference, column: pa.Array | pa.ChunkedA
 
 def coarse(reference: FeatureReference, counts: Counts) -> np.ndarray:
     """int64 counts of the coarse cells: those of values, then `unseen`, then `null`."""
-    size = len(reference.cell_rows)
-    dense = np.bincount(reference.cell_of[counts.codes], weights=counts.n, minlength=size).astype(np.int64)
-    dense[-1] += counts.nulls
-    return dense
+    if len(counts.codes) and counts.codes[-1] >= len(reference.cell_of):
+        raise ValueError(
+            f"counts of {reference.feature} {reference.segment}: expected codes below {len(reference.cell_of)}, "
+            f"got {counts.codes[-1]}; were they counted against another reference?"
+        )
+    return _coarse(reference.cell_of, counts.codes, counts.n, counts.nulls, len(reference.cell_rows))
 
 
 def to_arrow(reference: FeatureReference) -> bytes:
@@ -315,6 +317,15 @@ def _coarse_cells(reference: FeatureReference) -> tuple[np.ndarray, int]:
     else:
         of[0:-1:2], of[-1] = cells, max(0, number - 1)  # a gap belongs to the value above it
     return of, number
+
+
+@njit(cache=True, nogil=True)
+def _coarse(cell_of, codes, n, nulls, size):
+    dense = np.zeros(size, np.int64)
+    for i in range(codes.size):
+        dense[cell_of[codes[i]]] += n[i]
+    dense[size - 1] += nulls
+    return dense
 
 
 @njit(cache=True)

@@ -6,12 +6,12 @@ record names. What the detectors said is kept as it was: late rows never change 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
 
-from stream_processors.cells import EMPTY, Counts
+from stream_processors.counts import EMPTY, Counts, sum_of
 from stream_processors.panes import Key
 from stream_processors.partial import PanePart, Partial
 from stream_processors.verdict import State
@@ -76,15 +76,10 @@ class Tally:
         self.offsets.add(offset)
         self._cover(partial.partition, (part.first, part.last), (part.on_time, part.late))
         for one in part.counts:
-            for into, placed, value in (
-                (self.counts, self.placed, one.on_time),
-                (self.late_counts, self.late_placed, one.late),
-            ):
-                if value:
-                    counts = Counts.from_bytes(value)
-                    into[one.key] = into[one.key] + counts if one.key in into else counts
-                    own = placed.setdefault(one.key, {})
-                    own[part.pane] = own.get(part.pane, 0) + counts.rows
+            if one.on_time:
+                _put(self.counts, self.placed, one.key, part.pane, one.on_time)
+            if one.late:
+                _put(self.late_counts, self.late_placed, one.key, part.pane, one.late)
         return True
 
     def total(self, key: Key) -> Counts:
@@ -108,20 +103,33 @@ class Tally:
 
 def together(tallies: Iterable[Tally], version: int) -> Tally:
     """The panes of a window as one: those that `version` judges."""
-    whole = Tally(version)
-    for one in tallies:
-        if one.version != version:
-            continue
+    whole, own_version = Tally(version), [t for t in tallies if t.version == version]
+    for one in own_version:
         whole.seen |= one.seen
         whole.offsets |= one.offsets
         for partition, rows in one.by_partition.items():
             whole._cover(partition, one.raw.get(partition, (0, 0)), rows)
-        for into, own in ((whole.counts, one.counts), (whole.late_counts, one.late_counts)):
-            for key, counts in own.items():
-                into[key] = into[key] + counts if key in into else counts
         for into, own in ((whole.placed, one.placed), (whole.late_placed, one.late_placed)):
             for key, panes in own.items():
                 rows_of = into.setdefault(key, {})
                 for pane, rows in panes.items():
                     rows_of[pane] = rows_of.get(pane, 0) + rows
+    whole.counts, whole.late_counts = (
+        _summed(t.counts for t in own_version),
+        _summed(t.late_counts for t in own_version),
+    )
     return whole
+
+
+def _put(into: dict[Key, Counts], placed: dict[Key, dict[int, int]], key: Key, pane: int, value: bytes) -> None:
+    into[key], rows = into.get(key, EMPTY).and_bytes(value)
+    own = placed.setdefault(key, {})
+    own[pane] = own.get(pane, 0) + rows
+
+
+def _summed(many: Iterable[Mapping[Key, Counts]]) -> dict[Key, Counts]:
+    parts: dict[Key, list[Counts]] = {}
+    for one in many:
+        for key, counts in one.items():
+            parts.setdefault(key, []).append(counts)
+    return {key: sum_of(own) for key, own in parts.items()}

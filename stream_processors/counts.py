@@ -73,8 +73,30 @@ class Counts:
             raise ValueError(f"counts: expected {at} bytes, got {len(value)}")
         return Counts(np.cumsum(gaps, dtype=np.uint32), n.astype(np.int64), nulls)
 
+    def and_bytes(self, value: bytes) -> tuple[Counts, int]:
+        """(self + from_bytes(value), the rows with a value that it adds), in one pass."""
+        if value[:2] != _MAGIC:
+            raise ValueError(f"counts: expected bytes that begin with {_MAGIC!r}, got {value[:2]!r}")
+        codes, n, nulls, rows = _added_bytes(np.frombuffer(value, np.uint8), self.codes, self.n)
+        if rows < 0:
+            raise ValueError(f"counts: expected {-rows} bytes, got {len(value)}")
+        return Counts(codes, n, self.nulls + nulls), rows
+
 
 EMPTY = Counts(np.empty(0, np.uint32), np.empty(0, np.int64))
+
+
+def sum_of(parts: Sequence[Counts]) -> Counts:
+    """Their sum, whatever their order; faster than one + after the other."""
+    held = [p for p in parts if not p.empty]
+    if len(held) < 2:
+        return held[0] if held else EMPTY
+    codes, n = np.concatenate([p.codes for p in held]), np.concatenate([p.n for p in held])
+    order = np.argsort(codes, kind="stable")
+    codes = codes[order]
+    first = np.flatnonzero(np.concatenate(([True], codes[1:] != codes[:-1]))) if len(codes) else np.empty(0, np.int64)
+    summed = np.add.reduceat(n[order], first) if len(codes) else n
+    return Counts(codes[first], summed, sum(p.nulls for p in held))
 
 
 def from_dense(dense: np.ndarray, nulls: int = 0) -> Counts:
@@ -102,6 +124,45 @@ def _merged(left_codes, left_n, right_codes, right_n, sign):
         i, j = i + own, j + other
         written += n[written] != 0
     return codes[:written], n[:written]
+
+
+@njit(cache=True, nogil=True)
+def _added_bytes(raw, left_codes, left_n):
+    """(codes, n, nulls, rows) of the sum; as rows minus the expected length if the bytes have another."""
+    size, at = _number(raw, 2, 4), 14
+    if raw.size < at + 1 or raw.size < at + 2 + size * raw[at]:
+        return left_codes, left_n, 0, -(at + 2)
+    gap, counts_at = np.int64(raw[at]), at + 1 + size * np.int64(raw[at])
+    wide, expected = np.int64(raw[counts_at]), counts_at + 1 + size * np.int64(raw[counts_at])
+    if raw.size != expected:
+        return left_codes, left_n, 0, -expected
+    codes = np.empty(left_codes.size + size, np.uint32)
+    n = np.empty(codes.size, np.int64)
+    i = written = rows = code = 0
+    for j in range(size):
+        code += _number(raw, at + 1 + j * gap, gap)
+        count = _number(raw, counts_at + 1 + j * wide, wide)
+        rows += count
+        while i < left_codes.size and left_codes[i] < code:
+            codes[written], n[written] = left_codes[i], left_n[i]
+            i, written = i + 1, written + 1
+        if i < left_codes.size and left_codes[i] == code:
+            count += left_n[i]
+            i += 1
+        codes[written], n[written] = code, count
+        written += 1
+    while i < left_codes.size:
+        codes[written], n[written] = left_codes[i], left_n[i]
+        i, written = i + 1, written + 1
+    return codes[:written], n[:written], _number(raw, 6, 8), rows
+
+
+@njit(cache=True, nogil=True)
+def _number(raw, at, width):
+    value = np.int64(0)
+    for b in range(width):
+        value |= np.int64(raw[at + b]) << (8 * b)
+    return value
 
 
 def _packed(values: np.ndarray) -> Sequence[bytes]:

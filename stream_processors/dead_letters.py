@@ -49,6 +49,7 @@ class DeadLetter:
     replay_of: str | None = None  # topic/partition/offset of the first raw record, if this one was a replay
     truncated: int | None = None  # bytes of key and value before they were cut
     headers_dropped: int = 0  # original headers that did not fit
+    batch_end: int | None = None  # behind the last of a whole range of raw offsets that nobody could read
 
     @property
     def coordinate(self) -> str:
@@ -143,6 +144,8 @@ def to_headers(letter: DeadLetter, original: RawHeaders = ()) -> list[tuple[str,
         pairs["driftline.truncated"] = str(letter.truncated)
     if letter.headers_dropped:
         pairs["driftline.headers-dropped"] = str(letter.headers_dropped)
+    if letter.batch_end is not None:
+        pairs["driftline.batch-end"] = str(letter.batch_end)
     return kept_headers(original) + [(name, _bytes(text)) for name, text in pairs.items()]
 
 
@@ -173,6 +176,7 @@ def from_headers(headers: Iterable[tuple[str, bytes | None]]) -> DeadLetter:
             replay_of=found.get("driftline.replay-of"),
             truncated=int(found["driftline.truncated"]) if "driftline.truncated" in found else None,
             headers_dropped=int(found.get("driftline.headers-dropped", "0")),
+            batch_end=int(found["driftline.batch-end"]) if "driftline.batch-end" in found else None,
         )
     except BadDeadLetter:
         raise

@@ -3,7 +3,7 @@
 It adds partials to panes, lets the detectors walk over panes that are final in every partition, cuts the walk into windows,
 and revises closed ones when late rows come. Wall time is an argument and decides only *when* a verdict is made: a
 partition that is idle no longer holds the others back, and what is closed meanwhile is provisional, on a copy of the
-detectors.
+detectors. A partition with blocks that were not counted yet is behind and not idle: it holds them back for as long as it takes.
 
 Why arrival order cannot matter: a row is on time or late by its own partition's log; a pane is stepped once every
 partition's watermark has passed it, after which no on-time row can fall into it; counts add up; a block's coordinate
@@ -14,7 +14,7 @@ hold them back; when it begins, its rows in panes that are walked by then count 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -148,8 +148,13 @@ class Judge:
 
     # -- what comes out
 
-    def turn(self, now: float) -> Turn:
-        """Everything that can be said now."""
+    def quiet(self, now: float) -> frozenset[int]:
+        """Partitions not heard for so long that they are idle, unless they are behind."""
+        late = self.clock.idle / 1000
+        return frozenset(p for p, g in self.partitions.items() if now - g.heard > late and not self._absent(p))
+
+    def turn(self, now: float, behind: Collection[int] = ()) -> Turn:
+        """Everything that can be said now; `behind` are quiet partitions with blocks that this judge has not heard of."""
         turn = Turn()
         watermark = self.watermark()
         if watermark is not None:
@@ -157,7 +162,7 @@ class Judge:
             self.cut, closings = self._cutter.advance(self.cut, stepped, watermark)
             turn.closed += [self._close(closing) for closing in closings]
             self.panes = {p: t for p, t in self.panes.items() if self._cutter.is_open(self.cut, p)}
-        self._trials(turn, now)
+        self._trials(turn, self.quiet(now).difference(behind))
         self._revisions(turn)
         self._archive.expire(watermark)
         turn.records = {w: self._archive.records.get(w) for w in self._archive.changed}
@@ -246,10 +251,11 @@ class Judge:
         self._trial = None
         return self._closed(closing.start, closing.end, "final", tally, findings)
 
-    def _trials(self, turn: Turn, now: float) -> None:
+    def _trials(self, turn: Turn, idle: frozenset[int]) -> None:
         """Close what only idle partitions hold open, on a copy of the detectors."""
-        late = self.clock.idle / 1000
-        self._idle = frozenset(p for p, g in self.partitions.items() if now - g.heard > late and not self._absent(p))
+        if self._idle - idle:
+            self._trial = None  # one of them is back, or has news on the way
+        self._idle = idle
         watermark = self._active_watermark()
         if self._idle and watermark is not None:
             trial = self._trial = self._trial or _Trial(self.run.copy(), self.cut)

@@ -24,6 +24,7 @@ from pipeline.retry import until_success
 from pipeline.settings import Settings
 from stream_processors import drift_metrics
 from stream_processors.alert import Alert
+from stream_processors.backlog import Backlog, unused
 from stream_processors.block_counter import PART_KEY, read_range
 from stream_processors.causes import Quality
 from stream_processors.closed import Record
@@ -39,6 +40,7 @@ SHARD = 0
 REREAD_WINDOWS = 4  # a turn; more late windows wait for the next turn
 REREAD_GAP = 200  # partials: offsets further apart are read in separate sweeps
 REFERENCE_DEADLINE_S = 60.0
+LOOK_S = 1.0  # between looks at what quiet partitions hold, if no partial came
 UNUSED_AFTER_S = 60.0  # a partition without any record holds the others back for so long, then it is asked again
 _GONE = {KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED}
 Message = tuple[str, str, bytes | None]  # topic, key, value
@@ -67,6 +69,8 @@ class JudgeOwner:
         self.position = 0  # next offset of the partials topic
         self._sequence, self._episode = 0, Episode()
         self._asked = 0.0  # when it was last asked which partitions are empty
+        self._backlog, self._behind = Backlog(settings, contract.id), frozenset[int]()
+        self._looked, self._looked_at = (frozenset[int](), -1), 0.0  # at which partitions, having heard how much
         self._watch = SelfWatch(contract, clock, meter)
 
     def acquire(self, partitions: Sequence[int]) -> int:
@@ -89,6 +93,7 @@ class JudgeOwner:
 
     def release(self) -> None:
         self.judge, self._producer = None, None
+        self._backlog.close()
 
     def feed(self, offset: int, key: bytes | None, value: bytes | None) -> None:
         """The next partial; those that were skipped on the way here (a message fetched before a rebalance) are read first."""
@@ -120,7 +125,8 @@ class JudgeOwner:
             return 0
         self._look_for_unused()
         self._reread()
-        turn = self.judge.turn(time.monotonic())
+        now = time.monotonic()
+        turn = self.judge.turn(now, self._look_behind(now))
         drift_metrics.progress(self._meter, self._contract.id, self.judge)
         if not turn:
             return 0
@@ -153,7 +159,16 @@ class JudgeOwner:
             latest[(message.key() or b"").decode()] = message.value()
         return from_messages(self._contract.id, SHARD, latest)
 
-    # -- partitions that nobody writes to
+    # -- partitions that say nothing
+
+    def _look_behind(self, now: float) -> frozenset[int]:
+        """Quiet partitions that hold blocks which no partial has told of; asked anew whenever a partial came."""
+        assert self.judge is not None
+        quiet = self.judge.quiet(now)
+        if quiet and ((quiet, self.position) != self._looked or now - self._looked_at > LOOK_S):
+            self._behind = self._backlog.behind({p: self.judge.partitions[p].block for p in sorted(quiet)})
+            self._looked, self._looked_at = (quiet, self.position), now
+        return self._behind if quiet else frozenset()
 
     def _look_for_unused(self) -> None:
         """Tell the judge which partitions have never held a record, once others have for a while."""
@@ -275,18 +290,6 @@ class JudgeOwner:
             stopped=self._stopped.is_set,
             on_failure=lambda error, wait: log("judge_waits", "warning", error=error, retry_in_s=f"{wait:.1f}"),
         )
-
-
-def unused(settings: Settings, dataset: str) -> frozenset[int] | None:
-    """Partitions in which neither a record nor a block has ever stood; None if the broker does not say."""
-    client = kafka.consumer(settings, f"{topics.group(dataset, 'drift')}.unused")
-    try:
-        held = [kafka.bounds(client, topic, timeout=2) for topic in (topics.events(dataset), topics.blocks(dataset))]
-        return frozenset(p for p in held[1] if all(own.get(p, (0, 0))[1] == 0 for own in held))
-    except (KafkaException, Unreachable):
-        return None  # it is asked again
-    finally:
-        client.close()
 
 
 def sweeps(offsets: Sequence[int], gap: int) -> Iterator[tuple[int, int]]:

@@ -142,17 +142,17 @@ class Stepper:
         }
 
     def _finding(self, version: int, said: Evidence, alarmed: bool, gone: bool, start: int) -> Finding:
-        bank = ("bank", said.e_value, said.threshold)
-        backstop = ("confseq" if self._plan.rule == "confseq" else "scan", said.scan_value, said.scan_threshold)
-        told = [bank, backstop] if said.threshold is not None else [backstop]
-        fired = [t for t in told if _excess(t[1], t[2]) >= 0]
-        rule, value, threshold = max(fired or told[:1], key=lambda t: _excess(t[1], t[2]))
+        rule, value, threshold, excess = "bank", said.e_value, said.threshold, _excess(said.e_value, said.threshold)
+        backstop = _excess(said.scan_value, said.scan_threshold)
+        if threshold is None or (backstop >= 0 and backstop > excess):
+            rule = "confseq" if self._plan.rule == "confseq" else "scan"
+            value, threshold, excess = said.scan_value, said.scan_threshold, backstop
         material = said.tolerance == 0 or (said.lower_effect or 0.0) > said.tolerance
-        near = material and _excess(value, threshold) >= -WARNING_DISTANCE and self._plan.rule != "ks_alpha"
+        near = material and excess >= -WARNING_DISTANCE and self._plan.rule != "ks_alpha"
         state: Verdicts = "alarm" if alarmed else "warning" if near else "ok"
         return Finding(
             version, value, threshold, rule, state, said.change, said.since, start, said.lower_effect, said.tolerance,
-            "ok" if gone else state, _excess(value, threshold),
+            "ok" if gone else state, excess,
         )  # fmt: skip
 
 
@@ -175,6 +175,10 @@ def _excess(value: float | None, threshold: float | None) -> float:
 def _worse(before: Finding | None, now: Finding) -> Finding:
     if before is None or before.version != now.version:
         return now
-    strength = lambda f: (_ORDER.get(f.state, -1), _excess(f.e_value, f.threshold))  # noqa: E731
-    kept = now if strength(now) > strength(before) else before
-    return msgspec.structs.replace(kept, last=now.last, last_excess=now.last_excess)
+    if _strength(now) > _strength(before):
+        return now
+    return msgspec.structs.replace(before, last=now.last, last_excess=now.last_excess)
+
+
+def _strength(f: Finding) -> tuple[int, float]:
+    return _ORDER.get(f.state, -1), _excess(f.e_value, f.threshold)

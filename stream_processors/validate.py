@@ -15,10 +15,12 @@ import time
 from collections.abc import Sequence
 from itertools import filterfalse, groupby
 
+import numpy as np
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from monitoring.metrics import PrometheusMeter
-from pipeline import contract_file, decode, topics
+from pipeline import bad_batches, contract_file, topics
+from pipeline.bad_batches import BadBatch
 from pipeline.contract import Contract
 from pipeline.errors import CheckFailed, Unreachable, UsageError
 from pipeline.logs import log
@@ -26,12 +28,13 @@ from pipeline.retry import waits
 from pipeline.service import Service
 from pipeline.settings import Settings
 from pipeline.times import to_text
-from stream_processors import positions, reject_breaker, validation
+from stream_processors import positions, reject_breaker
 from stream_processors import validator_inputs as inputs
 from stream_processors.reject_breaker import Limits, Stop
 from stream_processors.transaction import GivenUp, Transactions, giving_up
 from stream_processors.validation import Judged, Piece
 from stream_processors.validator_inputs import Place
+from stream_processors.validator_judging import Judging
 from stream_processors.validator_measures import Measures
 from stream_processors.validator_outputs import Outputs
 
@@ -110,7 +113,8 @@ class Validator:
         name = f"{topics.group(contract.id, 'validate')}.{instance}"
         self._consumer = inputs.member(settings, topics.group(contract.id, "validate"), name)
         self._transactions = Transactions(settings, name, PROCESS, meter, service.stopped, service.beat)
-        self._decoder = decode.compile(contract)
+        self._judging = Judging(contract, settings, name, limits, service.beat)
+        self._bad: dict[int, int] = {}  # partition -> first offset of a batch that could not be opened
         self._assigned: list[int] = []
         self._unplaced = False  # the assignment or the committed state changed: ask for positions before going on
         self._places: dict[int, Place] = {}
@@ -125,7 +129,7 @@ class Validator:
     # -- the loop --------------------------------------------------------------------------------------------------
 
     def run(self, *, exit_at_end: bool = False, max_records: int | None = None) -> None:
-        validation.warm_up(self._decoder, self._contract)
+        self._judging.warm_up()
         inputs.wait_for_topics(self._consumer, [self._topic, *self._outputs.topics], self._service)
         ends = inputs.ends(self._consumer, self._topic, self._stopped) if exit_at_end else None
         inputs.follow_resumes(self._settings, self._contract.id, self._stopped, self._resumed)
@@ -167,18 +171,21 @@ class Validator:
         if runs:
             self._measures.began()
         began = self._measures.spent("consume", began)
-        judged = [self._judge(p, run) for p, run in runs.items()]
+        judged = self._judging.judge(runs, self._places)
         began = self._measures.spent("decode", began)
-        pieces = [validation.cut(j, self._topic, self._contract) for j in judged]
+        pieces = self._judging.cut(judged)
         began = self._measures.spent("blocks", began)
         self._join()
         began = self._measures.spent("commit", began)
         self._measures.lag(self._consumer, self._places)
-        if not judged:
+        if judged:
+            self._write(judged, pieces, runs)
+            self._measures.spent("produce", began)
+        elif self._bad:
+            self._step_over()
+        else:
             self._rest()
             return False
-        self._write(judged, pieces, runs)
-        self._measures.spent("produce", began)
         return True
 
     def close(self) -> bool:
@@ -192,7 +199,7 @@ class Validator:
     # -- 1. read ---------------------------------------------------------------------------------------------------
 
     def _batch_records(self, max_records: int | None) -> int:
-        most = max(1, min(BATCH_RECORDS, int(BATCH_BYTES / max(self._record_bytes, 1.0))))
+        most = self._judging.attempts.limit(min(BATCH_RECORDS, int(BATCH_BYTES / max(self._record_bytes, 1.0))))
         return most if max_records is None else max(1, min(most, max_records - self._written))
 
     def _runs(self, messages: Sequence[Message]) -> dict[int, list[Message]]:
@@ -208,20 +215,19 @@ class Validator:
         for partition, run in runs.items():
             if run[0].offset() < (start := self._places[partition].next):
                 runs[partition] = [m for m in run if m.offset() >= start]
+        for partition, bad in self._bad.items():
+            runs[partition] = [m for m in runs.get(partition, []) if m.offset() < bad]
         return {partition: run for partition, run in runs.items() if run}
 
     def _heed(self, message: Message) -> None:
-        if (end := inputs.end_of_partition(message)) is None:
+        if (bad := bad_batches.told(message)) is not None and message.partition() in self._places:
+            self._bad.setdefault(message.partition(), bad)
+        elif message.partition() in self._bad:
+            pass  # librdkafka has lost its way behind the bad batch; `_step_over` puts it right
+        elif (end := inputs.end_of_partition(message)) is None:
             self._meter.inc("driftline_kafka_errors_total", process=PROCESS, code=inputs.told(message))
         elif (place := self._places.get(message.partition())) is not None:
             place.seen = max(place.seen, end)
-
-    # -- 2. judge --------------------------------------------------------------------------------------------------
-
-    def _judge(self, partition: int, run: list[Message]) -> Judged:
-        place = self._places[partition]
-        consumed = inputs.consumed(partition, place.next, run)
-        return validation.judge(consumed, self._decoder, place.watermark, place.recent, self._limits)
 
     # -- 4, 5, 6. write --------------------------------------------------------------------------------------------
 
@@ -270,7 +276,43 @@ class Validator:
         self._meter.inc("driftline_transactions_total", process=PROCESS, result="aborted")
         self._transactions.give_up()
         self._in_flight, self._written, self._unplaced = [], self._committed, True
+        self._bad.clear()
         self._stopped.wait(wait)
+
+    # -- a batch that cannot be opened --------------------------------------------------------------------------------
+
+    def _step_over(self) -> None:
+        """Account for each bad batch as a range, in a transaction of its own; then read on behind it."""
+        for p, first in list(self._bad.items()):
+            place = self._places[p]
+            at = max(first, place.next)
+            try:
+                bad = bad_batches.extent(self._settings, self._topic, p, at, self._service.beat)
+            except Unreachable as error:
+                raise GivenUp(str(error)) from error
+            if bad is None:
+                log("batch_read_again", "warning", partition=p, offset=at, reason="it can be opened now")
+            else:
+                self._write_unread(bad, place)
+                log("batch_undecodable", "error", partition=p, offset=at, end=bad.end, cause=bad.cause)
+            self._bad.pop(p, None)
+        self._consumer.assign([TopicPartition(self._topic, p, place.next) for p, place in self._places.items()])
+
+    def _write_unread(self, bad: BadBatch, place: Place) -> None:
+        now = time.time_ns() // 1_000_000
+        piece = self._judging.unread(bad, place)
+        place.recent, opened = reject_breaker.admit(place.recent, np.ones(1, dtype=bool), self._limits)  # one letter
+        stop = opened and Stop(bad.end, opened.cause, opened.rejected, opened.of, to_text(now))
+        producer = self._transactions.begin()
+        with giving_up("produce"):
+            self._outputs.produce_unread(producer, bad, piece, now)
+        offset = TopicPartition(self._topic, bad.partition, bad.end, _metadata(stop))
+        self._transactions.commit([offset], self._consumer.consumer_group_metadata())
+        self._transactions.join()
+        self._measures.unread(len(bad))
+        place.next, place.seen = bad.end, max(place.seen, bad.end)
+        if stop:
+            self._stop(bad.partition, stop)
 
     # -- which partitions, and from where --------------------------------------------------------------------------
 
@@ -290,6 +332,8 @@ class Validator:
     def _place(self) -> None:
         """Set every assigned partition to what is committed for it."""
         self._join()
+        self._bad.clear()
+        self._judging.attempts.forget(set(self._assigned))
         if not self._assigned:
             self._unplaced = False
             return
@@ -314,6 +358,7 @@ class Validator:
     def _stop(self, partition: int, stop: Stop) -> None:
         self._consumer.pause([TopicPartition(self._topic, partition)])
         del self._places[partition]
+        self._bad.pop(partition, None)
         self._stops[partition] = stop
         self._meter.set("driftline_reject_breaker_open", 1, dataset=self._contract.id, partition=str(partition))
         log(

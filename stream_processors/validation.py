@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import blocks
+from pipeline.bad_batches import BadBatch
 from pipeline.blocks import VALID, BlockHeader
 from pipeline.contract import RAW_OFFSET, REJECT, Contract, Reject
 from pipeline.decode import Decoded, Decoder
@@ -27,6 +28,7 @@ from pipeline.topics import BLOCK_LIMIT, RECORD_LIMIT
 from stream_processors import reject_breaker
 from stream_processors.reject_breaker import Limits, Opened, Recent
 
+QUARANTINED, UNREAD = "quarantined", "batch_undecodable"  # rules of dead letters, beside the decoder's
 Ints = npt.NDArray[np.int64]
 T = TypeVar("T")
 
@@ -41,14 +43,16 @@ class Consumed:
     append_ms: Ints
     keys: Sequence[bytes | None]
     values: Sequence[bytes | None]
+    poison: Mapping[int, str] = field(default_factory=dict)  # position -> why it must not be decoded
 
     @property
     def end(self) -> int:
         return int(self.offsets[-1]) + 1
 
     def first(self, n: int) -> Consumed:
+        poison = {i: why for i, why in self.poison.items() if i < n}
         return Consumed(
-            self.partition, self.start, self.offsets[:n], self.append_ms[:n], self.keys[:n], self.values[:n]
+            self.partition, self.start, self.offsets[:n], self.append_ms[:n], self.keys[:n], self.values[:n], poison
         )
 
 
@@ -82,7 +86,7 @@ class Piece:
 
 def judge(consumed: Consumed, decoder: Decoder, watermark: int | None, recent: Recent, limits: Limits) -> Judged:
     """Decode the run; where the reject breaker opens inside it, only up to there."""
-    decoded = decoder.decode_batch(_oversized_out(consumed), consumed.offsets, consumed.append_ms)
+    decoded = _decoded(consumed, decoder)
     outcomes = np.zeros(len(consumed.values), dtype=bool)
     outcomes[list(decoded.rejects)] = True
     after, opened = reject_breaker.admit(recent, outcomes, limits)
@@ -90,6 +94,24 @@ def judge(consumed: Consumed, decoder: Decoder, watermark: int | None, recent: R
         shorter = judge(consumed.first(opened.admitted), decoder, watermark, recent, limits)
         return replace(shorter, recent=after, opened=opened)
     return Judged(consumed, decoded, watermark, after, opened)
+
+
+def culprits(consumed: Consumed, decoder: Decoder) -> dict[int, str]:
+    """Position -> the error, of each record that cannot be decoded even alone."""
+    found: dict[int, str] = {}
+    for i, value in enumerate(_oversized_out(consumed)):
+        try:
+            decoder.decode_batch([value], consumed.offsets[i : i + 1], consumed.append_ms[i : i + 1])
+        except Exception as error:
+            found[i] = f"the decoder failed: {type(error).__name__}: {error}"
+    return found
+
+
+def unread(bad: BadBatch, start: int, watermark: int | None, decoder: Decoder, contract: Contract) -> Piece:
+    """The block of a range that cannot be read, from where the last block ended: no rows, and every offset counted."""
+    counts = {VALID: 0, UNREAD: len(bad)}
+    header = BlockHeader(bad.topic, bad.partition, start, bad.end, counts, None, None, watermark, contract.name)
+    return Piece(header, 0, blocks.encode(decoder.decode_batch([], [], []).batch))
 
 
 def cut(judged: Judged, topic: str, contract: Contract, limit: int = BLOCK_LIMIT) -> list[Piece]:
@@ -159,6 +181,17 @@ def warm_up(decoder: Decoder, contract: Contract) -> None:
     run = Consumed(0, 0, np.array([0, 1]), np.array([0, 0]), [None, None], [b"{}", None])
     cut(judge(run, decoder, None, Recent.empty(), Limits()), "", contract)
     pa.array(["a"])
+
+
+def _decoded(run: Consumed, decoder: Decoder) -> Decoded:
+    """As the decoder says; what is poison never reaches it and is rejected as that."""
+    values = _oversized_out(run)
+    if not run.poison:
+        return decoder.decode_batch(values, run.offsets, run.append_ms)
+    fit = [None if i in run.poison else value for i, value in enumerate(values)]
+    decoded = decoder.decode_batch(fit, run.offsets, run.append_ms)
+    poison = {i: Reject(QUARANTINED, "", f"not decoded: {why}") for i, why in run.poison.items()}
+    return Decoded(decoded.batch, {**decoded.rejects, **poison}, decoded.event_times)
 
 
 def _oversized_out(run: Consumed) -> Sequence[bytes | None]:

@@ -22,12 +22,7 @@ from stream_processors.reject_breaker import Recent
 from stream_processors.validation import Consumed
 
 SESSION_TIMEOUT_S = 10  # how long a killed member's partitions wait for another member; the broker allows 6 s and more
-_HOPELESS = {
-    KafkaError._FATAL,
-    KafkaError.FENCED_INSTANCE_ID,
-    KafkaError._AUTO_OFFSET_RESET,
-    KafkaError.OFFSET_OUT_OF_RANGE,
-}
+_GONE = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
 
 
 class Place:
@@ -77,7 +72,12 @@ def told(message: Message) -> str:
     error = message.error()
     assert error is not None
     where = f"{message.topic()}/{message.partition()}@{message.offset()}"
-    if error.fatal() or error.code() in _HOPELESS:
+    if error.code() in _GONE:
+        raise Fatal(
+            f"{where}: {error.str()}: retention overtook the validator or the topic was made anew. What is missing cannot "
+            "be read again, and no record is jumped over: move the position by hand once that is accepted"
+        )
+    if error.fatal() or error.code() in (KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID):
         raise Fatal(f"{where}: {error.name()}: {error.str()}")
     log("consumer_error", "warning", at=where, code=error.name(), message=error.str())
     return error.name()

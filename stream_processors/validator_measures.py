@@ -72,6 +72,13 @@ class Measures:
             self._newest = max(self._newest, int(judged.decoded.event_times.max()))
             self._meter.set("driftline_event_time_seconds", self._newest / 1000, process=self._process, dataset=dataset)
 
+    def unread(self, offsets: int) -> None:
+        """A bad batch, accounted for."""
+        dataset, inc = self._contract.id, self._meter.inc
+        inc("driftline_records_validated_total", offsets, dataset=dataset, outcome="dead")
+        inc("driftline_rejects_total", offsets, dataset=dataset, reason=validation.UNREAD)
+        inc("driftline_blocks_total", 1, dataset=dataset)
+
     def lag(self, consumer: Consumer, places: Mapping[int, Progress]) -> None:
         now = time.monotonic()
         if now - self._lag_at < LAG_EVERY_S:

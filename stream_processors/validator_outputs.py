@@ -5,9 +5,12 @@ Runs inside an open transaction and knows nothing of it; decides nothing.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from confluent_kafka import Message, Producer
 
 from pipeline import blocks, topics
+from pipeline.bad_batches import BadBatch
 from pipeline.contract import Contract, Reject
 from stream_processors import dead_letters, validation
 from stream_processors.dead_letters import RawHeaders
@@ -41,6 +44,23 @@ class Outputs:
             produce(self._blocks, piece.body, None, partition, headers=blocks.to_headers(piece.header))
         for i, reject in judged.rejects.items():
             self._produce_dead(producer, judged, i, reject, _headers(run[i]), now)
+
+    def produce_unread(self, producer: Producer, bad: BadBatch, piece: Piece, now: int) -> None:
+        """One dead letter for the whole range, without key and value: there is nothing that could be read."""
+        message = f"{len(bad)} offsets from {bad.start} to {bad.end - 1}: {bad.message}"
+        letter = dead_letters.describe(
+            coordinate=(bad.topic, bad.partition, bad.start),
+            reject=Reject(validation.UNREAD, "", message),
+            key=None,
+            value=None,
+            headers=[],
+            timestamp=now,
+            contract=self._contract.name,
+            now=now,
+        )
+        headers = dead_letters.to_headers(replace(letter, batch_end=bad.end))
+        producer.produce(self._dead, None, None, bad.partition, timestamp=now, headers=headers)
+        producer.produce(self._blocks, piece.body, None, bad.partition, headers=blocks.to_headers(piece.header))
 
     def _produce_dead(
         self, producer: Producer, judged: Judged, i: int, reject: Reject, headers: RawHeaders, now: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 State = Literal["ok", "warning", "alarm", "undefined", "reference_missing", "reference_too_small"]
@@ -68,4 +68,6 @@ class Verdict:
         return self.window_start, self.feature, self.segment
 
     def to_bytes(self) -> bytes:
-        return json.dumps(asdict(self), separators=(",", ":"), allow_nan=False).encode()
+        return json.dumps(
+            {n: getattr(self, n) for n in self.__slots__}, separators=(",", ":"), allow_nan=False
+        ).encode()

@@ -145,6 +145,7 @@ RETAIL_CASES = [
     (line(StockCode="85123A\n"), "control_char"),
     (line(StockCode="٨٥١٢٣"), "format"),  # digits, but not 0-9
     (line(Quantity="six"), "type"),
+    (line(Quantity=2**53 + 1), "range"),
     (line(InvoiceDate="01/12/2010 08:26"), "format"),
     (line()[:-1] + b',"CustomerID":null}', "duplicate_key"),
     (line(CustomerID=None)[:-1] + b',"CustomerID":null}', "duplicate_key"),

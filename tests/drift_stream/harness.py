@@ -48,13 +48,13 @@ class Harness:
             self.judge.feed(offset, self.log[offset], self.now)
         self.position = len(self.log)
 
-    def turn(self, later: float = 0.0) -> int:
+    def turn(self, later: float = 0.0, behind: Sequence[int] = ()) -> int:
         """Feed what is written, let the judge speak, publish and save in one step."""
         self.now += later
         self.feed()
         for window, offsets in self.judge.wanted().items():
             self.judge.supply(window, [(o, self.log[o]) for o in offsets])
-        turn = self.judge.turn(self.now)
+        turn = self.judge.turn(self.now, behind)
         if not turn:
             return 0
         for closed in turn.closed:

@@ -14,10 +14,11 @@ from scipy import stats
 
 from batch import reference
 from pipeline import topics
-from pipeline.kafka import producer
+from pipeline.kafka import bounds, consumer, producer
 from pipeline.meter import Silent
 from pipeline.times import to_ms
-from stream_processors.judge_owner import JudgeOwner, unused
+from stream_processors.backlog import Backlog, unused
+from stream_processors.judge_owner import JudgeOwner
 from stream_processors.panes import clock_of
 from stream_processors.partial import to_bytes
 from stream_processors.read_verbs import Alerts, Verdicts
@@ -146,6 +147,36 @@ def test_a_partition_is_unused_while_neither_a_record_nor_a_block_ever_stood_in_
     made.produce(topics.events("tiny"), b"{}", partition=1)
     made.flush(10)
     assert unused(settings, "tiny") == set()
+
+
+def test_a_partition_is_behind_while_a_committed_block_in_it_was_not_heard_of(tiny):
+    settings, *_ = tiny
+    made, backlog = writer(settings), Backlog(settings, "tiny")
+    assert backlog.behind({0: 0, 1: 0}) == set()
+    cuts = blocks_of(0, hours_of(0, 0, 1), [100])
+    write(made, cuts)
+    wait_until(
+        lambda: backlog.behind({0: 1, 1: 0}) == {0}, 10, "the second block"
+    )  # the broker marks a commit in a while
+    assert backlog.behind({0: 0, 1: 0}) == {0}
+    assert backlog.behind({0: 2, 1: 0}) == set()  # what stands behind the last block is the mark of its transaction
+    write(made, cuts, abort=True)
+    assert backlog.behind({0: 2, 1: 0}) == set()
+    write(made, cuts[:1])
+    wait_until(lambda: backlog.behind({0: 2, 1: 0}) == {0}, 10, "the block behind those that were given up")
+    assert backlog.behind({0: bounds_of(settings)[0][1], 1: 0}) == set()
+    backlog.close()
+    nowhere = Backlog(replace(settings, bootstrap="127.0.0.1:1"), "tiny")
+    assert nowhere.behind({0: 2}) == {0}  # nobody says that it is at its end
+    nowhere.close()
+
+
+def bounds_of(settings):
+    client = consumer(settings, "test-bounds")
+    try:
+        return bounds(client, topics.blocks("tiny"))
+    finally:
+        client.close()
 
 
 def test_the_process_waits_for_its_topics_and_stops_on_request(settings, environment, tmp_path, fresh_topics):

@@ -66,6 +66,37 @@ def test_an_idle_partition_makes_closes_provisional_until_it_returns():
     assert [c for _, c in harness.causes].count("final") == 5
 
 
+def test_a_partition_with_blocks_not_counted_yet_holds_the_others_back_however_long():
+    harness = Harness(2, TIMELINE)
+    harness.write(*[p for ps in counted(blocks_of(0, hours(0, 4), []), TIMELINE) for p in ps])
+    harness.turn(0.1, behind=(1,))
+    assert harness.turn(100 * IDLE_S, behind=(1,)) == 0 and harness.causes == []
+    assert harness.turn(0.1) == 3 and {cause for _, cause in harness.causes} == {"provisional"}
+
+
+def test_news_of_an_idle_partition_end_the_walk_ahead_of_it_before_they_are_counted():
+    #  partition 1 is idle, then has blocks waiting (behind), which are counted one by one while partition 0 goes on
+    plain, harness = Harness(2, TIMELINE), Harness(2, TIMELINE)
+    zero, one = blocks_of(0, hours(0, 6), [900]), blocks_of(1, hours(0, 6, seed=1, factor=3.0), [300, 700])
+    for made, behind in ((plain, None), (harness, (1,))):
+        zeros, ones = counted(zero, TIMELINE), counted(one, TIMELINE)
+        made.write(*zeros[0], *ones[0])
+        made.turn(0.1)
+        if behind:
+            made.turn(IDLE_S)
+            told_ahead = list(made.causes)
+            made.write(*zeros[1])
+            assert made.turn(IDLE_S, behind=behind) == 0
+        else:
+            made.write(*zeros[1])
+        made.write(*ones[1])
+        made.turn(0.1)
+        made.write(*ones[2])
+        made.drain()
+    assert told_ahead[-1][1] == "provisional"
+    assert harness.latest == plain.latest
+
+
 def test_a_returned_partition_drops_the_copy_of_the_detectors():
     #  partition 1 is idle through hours 1-3 and then brings shifted rows of just these hours
     shifted = hours(0, 1, seed=1) + hours(1, 5, seed=2, factor=3.0)

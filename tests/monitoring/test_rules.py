@@ -59,6 +59,13 @@ CASES: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
             ('driftline_drift_stated_false_pages_ratio{dataset="sales"}', "1x60"),
         ],
     ),
+    "DriftlineRecordsQuarantined": (
+        [('driftline_rejects_total{dataset="sales",reason="quarantined"}', "0x26 1x40")],
+        [
+            ('driftline_rejects_total{dataset="sales",reason="quarantined"}', "3x60"),
+            ('driftline_rejects_total{dataset="sales",reason="range"}', "0+10x60"),
+        ],
+    ),
     "DriftlineCircuitOpen": (
         [('driftline_circuit_open{process="control",target="mlflow"}', "1x60")],
         [('driftline_circuit_open{process="control",target="mlflow"}', "0x60")],

@@ -117,3 +117,8 @@ def test_a_batch_of_another_shape_is_refused(admission, batch, status):
 
 def test_an_oversized_batch_is_a_413_before_it_is_parsed(admission):
     assert refused(lambda: admission.many(JSON, b"[" * (MAX_BODY + 1)))[0] == 413
+
+
+@pytest.mark.parametrize("text", [b'{"row\xcf":1}', b'{"rows\xff":[]}', b'{"rows":["\xed\xa0\x80"]}'])
+def test_a_batch_with_bytes_that_are_no_utf8_is_a_400(admission, text):
+    assert refused(lambda: admission.many(JSON, text))[0] == 400

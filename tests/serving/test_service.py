@@ -87,6 +87,12 @@ def test_the_service_follows_the_ledger_and_logs_every_prediction(world):
             == 415
         )
 
+        # a body of 60 MB is answered, not cut off by a reset connection; so is one that is no UTF-8
+        huge = b" " * (60 * 1024 * 1024)
+        for path in ("/predict", "/predict_batch"):
+            assert httpx.post(f"{base}{path}", content=huge, headers=JSON, timeout=60).status_code == 413
+        assert httpx.post(f"{base}/predict_batch", content=b'{"row\xcf":1}', headers=JSON).status_code == 400
+
         # a batch answers in order, and as the single endpoint does
         rows = [order(i, price=1.5 * i + 1) for i in range(40)]
         batch = httpx.post(f"{base}/predict_batch", content=body({"rows": rows}), headers=JSON).json()

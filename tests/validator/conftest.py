@@ -42,6 +42,10 @@ class Dataset:
     def history(self) -> History:
         return history.read(self.settings, self.id)
 
+    def history_of_outputs(self) -> History:
+        """Without the raw topic, which cannot be read whole once a batch of it is broken."""
+        return history.read(self.settings, self.id, raw=False)
+
     def committed(self) -> int:
         return sum(max(0, tp.offset) for tp in history.committed(self.settings, self.id).values())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -31,9 +32,9 @@ class History:
     committed: dict[int, TopicPartition] = field(default_factory=dict)
 
 
-def read(settings: Settings, dataset: str) -> History:
+def read(settings: Settings, dataset: str, *, raw: bool = True) -> History:
     found = History()
-    for m in kafka.read_all(settings, topics.events(dataset)):
+    for m in kafka.read_all(settings, topics.events(dataset)) if raw else ():
         found.raw[m.partition()].append(m)
     for m in kafka.read_all(settings, topics.valid(dataset)):
         found.valid[m.partition()].append(m)
@@ -112,6 +113,12 @@ class Child:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+
+    def pause(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
 
     def stop(self) -> int:
         self.process.terminate()

@@ -54,6 +54,24 @@ def test_two_share_the_partitions_and_hand_them_over(dataset):
     assert consumed(dataset) == 40_000
 
 
+def test_a_paused_validator_that_was_replaced_ends_itself_and_writes_nothing(dataset):
+    records = corpus.sales(6_000, bad=0.02)
+    dataset.fill(records[:2_000])
+    with dataset.validate(name="zombie") as zombie:
+        wait_until(lambda: dataset.committed() > 0, 60, "the first to have begun")
+        zombie.pause()
+        dataset.fill(records[2_000:4_000])
+        with dataset.validate(name="successor") as successor:  # the same instance: its name is fenced off
+            wait_until(lambda: dataset.committed() == 4_000, 90, "the successor to have taken over")
+            zombie.go_on()
+            dataset.fill(records[4_000:])
+            assert zombie.wait(40) == 70
+            assert "fenced" in zombie.text().lower()  # as a member or as a producer, whichever it notices first
+            wait_until(lambda: dataset.committed() == 6_000, 40, "the rest")
+            assert successor.stop() == 0
+    assert consumed(dataset) == 6_000
+
+
 def test_it_waits_for_a_broker_and_survives_its_death(own_broker: Broker, make_dataset):
     dataset = make_dataset(own_broker.bootstrap)
     own_broker.stop()

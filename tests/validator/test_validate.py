@@ -166,7 +166,7 @@ def test_dead_letters_are_listed_counted_and_shown(dataset):
     counts = [
         json.loads(line) for line in _driftline(dataset, "dead-letters", "list", "--counts", "--json").splitlines()
     ]
-    assert counts[0] == {"rule": "range", "field": "quantity", "count": 2}
+    assert counts[0] == {"rule": "range", "field": "quantity", "count": 2, "open": 2}
     assert len(_driftline(dataset, "dead-letters", "list", "--rule", "range", "--limit", "1").splitlines()) == 1
     assert _driftline(dataset, "dead-letters", "show", listed[0]["coordinate"], "--raw") == "{"
     assert "expected" in _driftline(dataset, "dead-letters", "show", listed[1]["coordinate"].split("/", 1)[1])
