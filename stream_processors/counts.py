@@ -129,9 +129,12 @@ def _merged(left_codes, left_n, right_codes, right_n, sign):
 @njit(cache=True, nogil=True)
 def _added_bytes(raw, left_codes, left_n):
     """(codes, n, nulls, rows) of the sum; as rows minus the expected length if the bytes have another."""
-    size, at = _number(raw, 2, 4), 14
-    if raw.size < at + 1 or raw.size < at + 2 + size * raw[at]:
+    at = 14
+    if raw.size < at + 2:
         return left_codes, left_n, 0, -(at + 2)
+    size = _number(raw, 2, 4)
+    if raw.size < at + 2 + size * np.int64(raw[at]):
+        return left_codes, left_n, 0, -(at + 2 + size * np.int64(raw[at]))
     gap, counts_at = np.int64(raw[at]), at + 1 + size * np.int64(raw[at])
     wide, expected = np.int64(raw[counts_at]), counts_at + 1 + size * np.int64(raw[counts_at])
     if raw.size != expected:

@@ -74,29 +74,6 @@ def test_a_partition_with_blocks_not_counted_yet_holds_the_others_back_however_l
     assert harness.turn(0.1) == 3 and {cause for _, cause in harness.causes} == {"provisional"}
 
 
-def test_news_of_an_idle_partition_end_the_walk_ahead_of_it_before_they_are_counted():
-    #  partition 1 is idle, then has blocks waiting (behind), which are counted one by one while partition 0 goes on
-    plain, harness = Harness(2, TIMELINE), Harness(2, TIMELINE)
-    zero, one = blocks_of(0, hours(0, 6), [900]), blocks_of(1, hours(0, 6, seed=1, factor=3.0), [300, 700])
-    for made, behind in ((plain, None), (harness, (1,))):
-        zeros, ones = counted(zero, TIMELINE), counted(one, TIMELINE)
-        made.write(*zeros[0], *ones[0])
-        made.turn(0.1)
-        if behind:
-            made.turn(IDLE_S)
-            told_ahead = list(made.causes)
-            made.write(*zeros[1])
-            assert made.turn(IDLE_S, behind=behind) == 0
-        else:
-            made.write(*zeros[1])
-        made.write(*ones[1])
-        made.turn(0.1)
-        made.write(*ones[2])
-        made.drain()
-    assert told_ahead[-1][1] == "provisional"
-    assert harness.latest == plain.latest
-
-
 def test_a_returned_partition_drops_the_copy_of_the_detectors():
     #  partition 1 is idle through hours 1-3 and then brings shifted rows of just these hours
     shifted = hours(0, 1, seed=1) + hours(1, 5, seed=2, factor=3.0)
@@ -119,15 +96,17 @@ def test_a_partition_that_returns_and_idles_again_leaves_no_trace_of_the_first_c
     near = [(t, p, r) for t, p, r in hours(1, 2, seed=2, factor=3.0) if t < DAY0 + HOUR + 50 * MINUTE]
     cut = sum(t < DAY0 + HOUR + 15 * MINUTE for t, _, _ in near)
     zero, one = blocks_of(0, hours(0, 5), []), blocks_of(1, hours(0, 1, seed=1) + near, [300 + cut])
-    once, twice = Harness(2, TIMELINE), Harness(2, TIMELINE)
-    for harness, idle in ((once, 0.1), (twice, IDLE_S)):
+    once, twice, warned = (Harness(2, TIMELINE) for _ in range(3))
+    for harness, idle in ((once, 0.1), (twice, IDLE_S), (warned, IDLE_S)):
         harness.write(*[p for ps in counted(zero, TIMELINE) for p in ps], *counted(one, TIMELINE)[0])
         harness.turn(0.1)
         harness.turn(idle)
+        if harness is warned:  # that news are on the way, a turn before they are counted
+            harness.turn(0.1, behind=(1,))
         harness.write(*counted(one, TIMELINE)[1])
         harness.drain()
     assert [c for _, c in twice.causes].count("final") == 1 and twice.causes[1] == (DAY0 + HOUR, "provisional")
-    assert twice.latest == once.latest
+    assert twice.latest == once.latest == warned.latest
 
 
 def test_late_rows_of_a_provisional_window_are_said_at_once():
