@@ -13,49 +13,30 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
+from batch.backtested import Backtested, Compared, feature_report, fitted, keys_of, name_of, report, silent, unable
 from batch.reference_build import build
-from batch.rejudge import Rejudged, rejudge
+from batch.rejudge import Rejudged, rejudge, rows_within
 from batch.stored_rows import File, Lake
 from pipeline import contract_file, kafka, topics
 from pipeline.contract import Contract
 from pipeline.errors import CheckFailed, UsageError
 from pipeline.settings import Settings
 from pipeline.times import to_ms, to_text
-from stream_processors.alert import Alert
 from stream_processors.panes import WHOLE, Clock, clock_of
 from stream_processors.reference_store import read_store
 from stream_processors.timeline import ReferenceSet, Timeline
 from stream_processors.verdict import Verdict
 
 SHOWN_DIFFERENCES = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Backtested:
-    """What the judge said of the windows in [since, until), and the changes of episode state in it."""
-
-    contract: Contract
-    clock: Clock
-    since: int
-    until: int
-    rows: int
-    rejects: int
-    verdicts: tuple[Verdict, ...]
-    alerts: tuple[Alert, ...]
-    references: tuple[tuple[int, int], ...]  # (version, effective from)
-
-    @property
-    def pages(self) -> tuple[Alert, ...]:
-        """Each episode's first `firing`."""
-        return tuple({a.episode: a for a in reversed(self.alerts) if a.state == "firing"}.values())[::-1]
+MANY = 0.02  # late or rejected rows worth a word
 
 
 class Backtest:
@@ -84,7 +65,7 @@ class Backtest:
             from batch.backtest_plot import draw  # matplotlib takes half a second to import
 
             draw(found, args.plot)
-        print(json.dumps(_report(found, seconds, compared)) if args.json else "", end="\n" if args.json else "")
+        print(json.dumps(report(found, seconds, compared)) if args.json else "", end="\n" if args.json else "")
         if not args.json:
             _print(found, seconds)
         return _verdict_on(compared)
@@ -97,9 +78,32 @@ def backtest(args: argparse.Namespace, settings: Settings, contract: Contract) -
     stored = File(args.file, contract) if args.file else Lake(settings, contract)
     timeline = _timeline(args, settings, contract, clock, stored, since)
     first = timeline.sets[0].effective_from
-    said = rejudge(contract, clock, timeline, stored.blocks(first, until))
+    blocks = stored.blocks(first, until)
+    said = rejudge(contract, clock, timeline, blocks)
     begin = clock.window_of(first if since is None else max(first, since))
-    return _within(contract, clock, begin, until, said, timeline)
+    found = _within(contract, clock, begin, until, said, timeline)
+    if not found.verdicts:
+        raise CheckFailed(f"expected windows from {to_text(begin)} to {to_text(found.until)}, got none; {stored.holds()}")  # fmt: skip
+    rows, rejects = rows_within(blocks, contract, found.since, found.until)
+    notes = _notes(args, contract, stored, said, found)
+    return replace(found, rows=rows, rejects=rejects, notes=tuple(notes))
+
+
+def _notes(args: argparse.Namespace, contract: Contract, stored: Lake | File, said: Rejudged, found: Backtested) -> list[str]:  # fmt: skip
+    """What makes silence, or a page, worth less than it looks."""
+    made = []
+    if said.late + said.late_beyond > MANY * said.rows:
+        order = f"; sort the file by {contract.time.field}" if args.file else ""
+        made.append(f"{said.late + said.late_beyond:,} of {said.rows:,} rows came late ({said.late_beyond:,} later than reviseWithin), and late rows reach no detector{order}")  # fmt: skip
+    if said.rejects > MANY * (said.rows + said.rejects):
+        made.append(stored.holds())
+    kind = contract.drift.reference.kind
+    if kind != "training" and (args.reference_from or args.reference_to):
+        made.append(f"the contract's {kind} reference was not followed: the one built here judged everything")
+    end = _time(args.reference_to, "--reference-to")
+    if (args.reference_from or args.reference_to) and (end is None or found.since < end):
+        made.append("windows are judged by a reference that holds their own rows: they look quieter than they are")
+    return made
 
 
 # -- the references
@@ -117,6 +121,9 @@ def _timeline(
     if args.reference_from or args.reference_to:
         begin, end = _time(args.reference_from, "--reference-from"), _time(args.reference_to, "--reference-to")
         rows, rejects = stored.reference_rows(begin, end)
+        if rows.is_empty():
+            span = " ".join(f"{name} {text}" for name, text in (("from", args.reference_from), ("to", args.reference_to)) if text)  # fmt: skip
+            raise CheckFailed(f"expected valid rows for a reference {span}, got none; {stored.holds()}")
         effective = since if since is not None else end
         if effective is None:
             raise UsageError("--reference-from: say --reference-to too, or --from: where does the backtest begin?")
@@ -147,17 +154,12 @@ def _within(
     last = max((to_ms(v.window_end) for v in said.verdicts), default=since)
     end = last if until is None else min(last, until)
     verdicts = tuple(v for v in said.verdicts if to_ms(v.window_start) >= since and to_ms(v.window_end) <= end)
-    if not verdicts:
-        raise CheckFailed(f"backtest: expected windows from {to_text(since)} to {to_text(end)}, got none; are there rows?")  # fmt: skip
     alerts = tuple(a for a in said.alerts if since <= to_ms(a.window_start) and to_ms(a.window_end) <= end)
     references = tuple((s.version, s.effective_from) for s in timeline.sets)
-    return Backtested(contract, clock, since, end, said.rows, said.rejects, verdicts, alerts, references)
-
-
-@dataclass(frozen=True, slots=True)
-class Compared:
-    same: int
-    different: tuple[str, ...]  # where, and which fields
+    last_in_force = timeline.at(max(since, end - 1))
+    members = last_in_force.load() if last_in_force and verdicts else {}
+    late = said.late + said.late_beyond
+    return Backtested(contract, clock, since, end, said.rows, said.rejects, verdicts, alerts, references, members, late)
 
 
 def _compare(settings: Settings, found: Backtested) -> Compared:
@@ -198,75 +200,58 @@ def _verdict_on(compared: Compared | None) -> int:
     return 0
 
 
-def _report(found: Backtested, seconds: float, compared: Compared | None) -> dict[str, object]:
-    pages = [asdict(a) for a in found.pages]
-    return {
-        "contract": found.contract.name,
-        "from": to_text(found.since),
-        "to": to_text(found.until),
-        "rows": found.rows,
-        "rejects": found.rejects,
-        "references": [{"version": v, "effective_from": to_text(e)} for v, e in found.references],
-        "windows": len({v.window_start for v in found.verdicts}),
-        "verdicts": len(found.verdicts),
-        "states": dict(sorted(Counter(v.state for v in found.verdicts).items())),
-        "pages": pages,
-        "days": sorted({str(p["event_time"])[:10] for p in pages}),
-        "episodes": [asdict(a) for a in found.alerts],
-        "features": [_feature_report(found, *key) for key in _keys(found)],
-        "compared": None if compared is None else {"same": compared.same, "different": list(compared.different)},
-        "seconds": seconds,
-    }
-
-
-def _keys(found: Backtested) -> list[tuple[str, str]]:
-    return list(dict.fromkeys((v.feature, v.segment) for v in found.verdicts))
-
-
-def _feature_report(found: Backtested, feature: str, segment: str) -> dict[str, object]:
-    own = [v for v in found.verdicts if (v.feature, v.segment) == (feature, segment)]
-    alarmed = [v for v in own if v.state == "alarm"]
-    return {
-        "feature": feature,
-        "segment": segment,
-        "windows": len(own),
-        "alarms": len(alarmed),
-        "first_alarm": alarmed[0].window_start if alarmed else None,
-        "change": Counter(v.change for v in alarmed).most_common(1)[0][0] if alarmed else None,
-        "largest_effect": max((v.effect for v in own if v.effect is not None), default=None),
-        "state": own[-1].state,
-    }
-
-
 def _print(found: Backtested, seconds: float) -> None:
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
     pages = found.pages
     days = sorted({p.event_time[:10] for p in pages})
     windows = len({v.window_start for v in found.verdicts})
+    cannot = unable(found)
+    for key, why in [(k, w) for k, w in cannot.items() if k[1] == WHOLE]:
+        console.print(f"{name_of(*key)} cannot page: {why}")
+    if segments := [k for k in cannot if k[1] != WHOLE]:
+        console.print(f"{len(segments)} segments cannot page, e.g. {name_of(*segments[0])}: {cannot[segments[0]]}")
+    for note in found.notes:
+        console.print(note)
     console.print(
-        f"{found.contract.name}, {to_text(found.since)[:16]} to {to_text(found.until)[:16]}: {found.rows:,} rows, {found.rejects:,} rejects, "
-        f"{windows} windows in {seconds:.1f} s"
+        f"{found.contract.name}, {_minute(to_text(found.since))} to {_minute(to_text(found.until))} UTC: {found.rows:,} rows, "
+        f"{found.rejects:,} rejects, {windows} windows in {seconds:.1f} s; {found.late:,} late rows in all that was read"
     )
-    console.print(f"pages: {len(pages)}" + (f", on {', '.join(days)}" if days else " - it would have stayed silent"))
+    for line in fitted(found):
+        console.print(f"  reference of {line}")
+    console.print(f"pages: {len(pages)}" + (f", on {', '.join(days)}" if days else f" - {silent(found)}"))
     if pages:
-        resolved = {a.episode: a for a in found.alerts if a.state == "resolved"}
-        table = Table("page", "began about", "ended", "what moved")
-        for page in pages:
-            end = resolved.get(page.episode)
-            moved = "; ".join(_moved(f.feature, f.segment, f.change) for f in page.features[:3])
-            table.add_row(page.event_time[:16], page.onset[:16], f"{end.event_time[:16]} {end.resolution}" if end else "still open", moved)  # fmt: skip
-        console.print(table)
-    table = Table("feature", "segment", "windows", "in alarm", "first", "change", "largest effect")
-    for key in _keys(found):
-        told = _feature_report(found, *key)
+        console.print(_pages(found))
+    console.print(_features(found))
+
+
+def _pages(found: Backtested) -> Table:
+    resolved = {a.episode: a for a in found.alerts if a.state == "resolved"}
+    table = Table(*(Column(name, no_wrap=True) for name in ("page, UTC", "began about", "ended")), Column("what moved", overflow="fold"))  # fmt: skip
+    for page in found.pages:
+        end = resolved.get(page.episode)
+        moved = "; ".join(f"{name_of(f.feature, f.segment)}: {f.change or 'moved'}" for f in page.features[:3])
+        table.add_row(_minute(page.event_time), _minute(page.onset), f"{_minute(end.event_time)}\n{end.resolution}" if end else "still open", Text(moved))  # fmt: skip
+    return table
+
+
+def _features(found: Backtested) -> Table:
+    table = Table(
+        Column("feature", overflow="fold"), Column("segment", overflow="fold"), Column("in alarm", no_wrap=True),
+        Column("first, UTC", no_wrap=True), Column("change", overflow="fold"), Column("effect", no_wrap=True),
+    )  # fmt: skip
+    for key in keys_of(found):
+        told = feature_report(found, *key)
         if key[1] == WHOLE or told["alarms"]:
-            effect = told["largest_effect"]
-            table.add_row(*key, str(told["windows"]), str(told["alarms"]), str(told["first_alarm"] or "")[:16], str(told["change"] or ""), "-" if effect is None else f"{effect:.3f}")  # fmt: skip
-    console.print(table)
+            effect, first, state = told["largest_effect"], told["first_alarm"], str(told["state"]).replace("_", " ")
+            table.add_row(
+                Text(key[0]), Text(key[1]), f"{told['alarms']}/{told['windows']}", _minute(str(first)) if first else "-",
+                Text(str(told["change"] or (state if effect is None else "-"))), "-" if effect is None else f"{effect:.3f}",
+            )  # fmt: skip
+    return table
 
 
-def _moved(feature: str, segment: str, change: str | None) -> str:
-    return f"{feature}{'' if segment == WHOLE else ' ' + segment}: {change or 'moved'}"
+def _minute(text: str) -> str:
+    return text[:16].replace("T", " ")
 
 
 def _refuse(args: argparse.Namespace) -> None:
@@ -277,13 +262,23 @@ def _refuse(args: argparse.Namespace) -> None:
         raise UsageError("--reference-version and --reference-from: expected one of them")
     if args.check and (args.file or built):
         raise UsageError("--check: expected the lake and published references: live verdicts know no others")
+    _ordered("--from", args.since, "--to", args.until)
+    _ordered("--reference-from", args.reference_from, "--reference-to", args.reference_to)
     if args.plot and args.plot.suffix not in (".svg", ".png"):
         raise UsageError(f"--plot {args.plot}: expected a name that ends in .svg or .png")
+    if args.plot and not args.plot.parent.is_dir():
+        raise UsageError(f"--plot {args.plot}: there is no folder {args.plot.parent}")
+
+
+def _ordered(first: str, early: str | None, second: str, late: str | None) -> None:
+    begin, end = _time(early, first), _time(late, second)
+    if begin is not None and end is not None and begin >= end:
+        raise UsageError(f"{first} {early}: expected a time before {second} {late}")
 
 
 def _time(text: str | None, option: str) -> int | None:
     """A time, or a day (`2011-04-01`)."""
     try:
         return None if text is None else to_ms(text if "T" in text else f"{text}T00:00:00Z")
-    except ValueError as error:
-        raise UsageError(f"{option}: {error}") from error
+    except ValueError:
+        raise UsageError(f"{option}: expected a day like 2011-04-01 or a time like 2011-04-01T09:00:00Z, got {text!r}") from None  # fmt: skip

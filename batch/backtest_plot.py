@@ -14,7 +14,7 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
 
-from batch.backtest import Backtested
+from batch.backtested import Backtested
 from pipeline.times import to_ms
 from stream_processors.panes import WHOLE
 from stream_processors.verdict import Verdict

@@ -43,6 +43,8 @@ class Rejudged:
     alerts: tuple[Alert, ...]
     rows: int  # valid ones
     rejects: int
+    late: int = 0  # valid rows that came too late for a detector
+    late_beyond: int = 0  # ... and too late to revise a verdict
 
 
 def needed(contract: Contract) -> list[str]:
@@ -89,11 +91,12 @@ def rejudge(
     listener = _Listener(judge, clock)
     starts: list[int] = []  # number of the first partial of each block
     again = lru_cache(REREAD_BLOCKS)(lambda at: list(summarise(blocks[at], at, contract, clock, timeline)))
-    number, marked = 0, None
+    number, marked, late, beyond = 0, None, 0, 0
     for at, block in enumerate(blocks):
         starts.append(number)
         for partial in summarise(block, at, contract, clock, timeline):
             judge.feed(number, partial, 0.0)
+            late, beyond = late + sum(p.late for p in partial.panes), beyond + partial.late_beyond
             number += 1
         mark = judge.watermark()
         if mark is not None and (marked is None or mark >= marked + clock.pane):
@@ -105,7 +108,25 @@ def rejudge(
         pass
     valid = sum(b.header.counts.get(VALID, 0) for b in blocks)
     rejects = sum(sum(b.header.counts.values()) for b in blocks) - valid
-    return Rejudged(tuple(listener.latest[p] for p in sorted(listener.latest)), tuple(listener.alerts), valid, rejects)
+    return Rejudged(
+        tuple(listener.latest[p] for p in sorted(listener.latest)), tuple(listener.alerts), valid, rejects, late, beyond
+    )
+
+
+def rows_within(blocks: Sequence[Block], contract: Contract, since: int, until: int) -> tuple[int, int]:
+    """(valid rows of event times in [since, until), rejected ones between them in their partitions' logs)."""
+    rows, ends, rejected = 0, dict[int, tuple[int, int]](), dict[int, list[np.ndarray]]()
+    for block in blocks:
+        valid = pc.is_null(block.rows.column(REJECT)).to_numpy(zero_copy_only=False)
+        times = block.rows.column(contract.time.field).cast(pa.int64()).fill_null(0).to_numpy()
+        offsets, at = block.rows.column(RAW_OFFSET).to_numpy(), block.header.partition
+        inside = offsets[valid & (times >= since) & (times < until)]
+        rejected.setdefault(at, []).append(offsets[~valid])
+        if len(inside):
+            low, high = ends.get(at, (int(inside[0]), 0))
+            rows, ends[at] = rows + len(inside), (min(low, int(inside[0])), max(high, int(inside[-1])))
+    between = [((o > ends[p][0]) & (o < ends[p][1])).sum() for p, found in rejected.items() if p in ends for o in found]
+    return rows, int(sum(between))
 
 
 class _Listener:

@@ -6,6 +6,7 @@ again. A file is one partition, in its own order.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from batch.reference import rejects_of
 from batch.reference_build import outcomes
@@ -22,7 +24,10 @@ from pipeline.blocks import Block
 from pipeline.contract import RAW_OFFSET, RAW_PARTITION, REJECT, Contract
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
+from pipeline.times import to_text
 from producers import replay
+
+SHOWN_FAULTS = 3
 
 
 class Lake:
@@ -44,6 +49,15 @@ class Lake:
         columns = self._events.select(*needed(self._contract), RAW_PARTITION, RAW_OFFSET)
         rows = _between(columns, self._time, since, until).collect()
         return rows, rejects_of(self._settings, self._contract, rows)
+
+    def holds(self) -> str:
+        """What there is, for the message that something is not."""
+        low, high = self._events.select(low=pl.col(self._time).min(), high=pl.col(self._time).max()).collect().row(0)
+        return (
+            "the lake holds no row"
+            if low is None
+            else f"the lake holds rows from {low:%Y-%m-%d %H:%M} to {high:%Y-%m-%d %H:%M} UTC"
+        )
 
     def blocks(self, first: int, until: int | None) -> list[Block]:
         """The log from the first row of event time `first` to the last before `until`, and how far time went beyond."""
@@ -89,8 +103,17 @@ class File:
         if not path.is_file():
             raise UsageError(f"--file {path}: there is no such file")
         self._contract, self._time = contract, contract.time.field
-        checked = _checked(path, contract)
-        self._rows = checked if checked is not None else _typed(pa.concat_tables(_decoded(path, contract)), contract)
+        self._faults: Counter[tuple[str, str]] = Counter()  # (code, field) -> records
+        try:
+            checked = _checked(path, contract)
+            parts = [] if checked is not None else list(_decoded(path, contract, self._faults))
+        except UsageError as error:
+            raise UsageError(str(error).replace("--replay", "--file")) from error
+        except (pl.exceptions.PolarsError, pa.ArrowInvalid, OSError) as error:
+            raise UsageError(f"--file {path}: not readable as {path.suffix[1:]}: {error}") from error
+        if not parts and not checked:
+            raise UsageError(f"--file {path}: expected rows, got none")
+        self._rows = checked if checked else _typed(pa.concat_tables(parts), contract)
 
     def reference_rows(self, since: int | None, until: int | None) -> tuple[pl.DataFrame, pa.Table | None]:
         """(valid rows, outcomes of all records of the same stretch)."""
@@ -101,6 +124,19 @@ class File:
         ends = rows.group_by(RAW_PARTITION).agg(low=pl.col(RAW_OFFSET).min(), high=pl.col(RAW_OFFSET).max())
         inside = known.join(ends, on=RAW_PARTITION).filter(pl.col(RAW_OFFSET).is_between(pl.col("low"), pl.col("high")))
         return rows, outcomes(inside, rows, self._time)
+
+    def holds(self) -> str:
+        """What there is, for the message that something is not."""
+        records, rejected = len(self._rows), len(self._rows) - self._rows.column(REJECT).null_count
+        said = []
+        if rejected:
+            causes = ", ".join(f"{code} `{field}` {n:,}" for (code, field), n in self._faults.most_common(SHOWN_FAULTS))
+            said.append(f"{rejected:,} of {records:,} records are rejected: {causes}")
+        if rejected < records:
+            valid = self._rows.filter(pc.is_null(self._rows.column(REJECT))).column(self._time)
+            low, high = (to_text(t.cast(pa.int64()).as_py())[:16].replace("T", " ") for t in pc.min_max(valid).values())
+            said.append(f"valid rows lie from {low} to {high} UTC")
+        return "; ".join(said)
 
     def blocks(self, first: int, until: int | None) -> list[Block]:
         """Everything: the judge passes over what has no reference, and the report over what lies behind `until`."""
@@ -118,13 +154,14 @@ def _checked(path: Path, contract: Contract) -> pa.Table | None:
     return _typed(rows.with_columns(pl.lit(None, pl.String).alias(REJECT)).collect().to_arrow(), contract)
 
 
-def _decoded(path: Path, contract: Contract) -> Iterator[pa.Table]:
+def _decoded(path: Path, contract: Contract, faults: Counter[tuple[str, str]]) -> Iterator[pa.Table]:
     """The file's records as the validator would judge them; append time is the record's own."""
     decoder, start = decode.compile(contract), 0
     columns = [*needed(contract), RAW_OFFSET, REJECT]
     for part in replay.stream(contract, path):
         offsets = np.arange(start, start + len(part))
         decoded = decoder.decode_batch(part.values, offsets, part.event_ms)
+        faults.update((r.code, r.field) for r in decoded.rejects.values())
         rows = pa.Table.from_batches([decoded.batch]).select(columns)
         here = set(rows.column(RAW_OFFSET).to_pylist()) if decoded.rejects else set()
         lost = {start + i: r.code for i, r in decoded.rejects.items() if start + i not in here}

@@ -116,7 +116,7 @@ class ReferencePlan:
 
     kind: Literal["training", "last-week", "rolling"] = "training"
     span: timedelta = timedelta(days=7)
-    every: timedelta = timedelta(days=1)  # how often a last-week or rolling reference is made anew
+    every: timedelta = timedelta(days=1)  # how often a last-week or rolling reference is replaced
     rows: int = 200_000  # kept exactly; a larger sample is thinned to this many
 
 

@@ -7,12 +7,12 @@ is written here, next to what Great Expectations and the standard's text say abo
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
 
 from pipeline.contract import Contract, DatasetRule, DriftPlan, Field, MatchLabel, MonitoredFeature, OutcomeLabel
-from pipeline.contract_plans import MOST_REFERENCE_ROWS
+from pipeline.contract_plans import LEAST_REFERENCE_ROWS, MOST_REFERENCE_ROWS
 from pipeline.json_record import MAX_DEPTH
 from pipeline.record import CODES
+from pipeline.times import length_text
 from pipeline.topics import RECORD_LIMIT
 
 _HEAD = """# The data contract
@@ -73,18 +73,18 @@ The custom property `drift`. Every key may be left out.
 
 | key | default | what it says |
 |---|---|---|
-| `features` | none | columns to watch: `name`, `kind` (numeric or categorical), `weight` (share of the page budget, relative, 1), `tolerance`, `rhythm` |
+| `features` | none | columns to watch, each once, no dates or timestamps: `name`, `kind` (numeric or categorical), `weight` (share of the page budget, relative, 1), `tolerance`, `rhythm` |
 | `tolerance` of a feature | 0 | the smallest effect worth a page: a number is a K-S distance (numeric) or share points (categorical); `{{distance: 0.02}}`, `{{wasserstein: 5.0}}` in the feature's units, `{{share: 0.01}}`; 0 = whatever is significant |
-| `segments` | none | lists of text columns: each value (or pair) is watched apart, rare ones as one pool |
+| `segments` | none | lists of text columns, not the key: each value (or pair) is watched apart, rare ones as one pool |
 | `window` | `1 h` | what a verdict speaks of: a time, or `10000 rows` (whole panes until they hold so many on-time rows) |
 | `slide` | the window | how often a window begins: a multiple of the pane that divides the window |
-| `pane` | `5 min` | what detectors step on |
-| `pageBudget` | `1 per 30 d` | false pages expected at most in so much event time, over everything watched |
+| `pane` | `5 min` | a short stretch of event time: rows are counted by pane, and detectors take one step a pane |
+| `pageBudget` | `1 per 30 d` | false pages expected at most in so much event time (`h` or `d`), over everything watched; at most one a pane |
 | `rule` | `bank` | `bank`, `scan`, `confseq` or `ks_alpha` |
 | `alpha` | 0.05 | of the published critical value, and of `ks_alpha` |
 | `rhythm` | `auto` | compare with the same hours of the day or week: `auto` (where the reference shows a rhythm), `none`, `hour`, `week`; also per feature |
-| `dependence` | `auto` | temper the evidence where neighbouring rows depend on each other: `auto` or `none` |
-| `reference` | `{{kind: training}}` | `kind` `training`, `last-week` or `rolling`; `span` (7 d) and `every` (1 d) of the latter two; `rows` kept exactly (200,000, at most {MOST_REFERENCE_ROWS:,}; of a feature with a rhythm five times as many, for each slot judges by its own share) |
+| `dependence` | `auto` | count evidence for less where neighbouring rows depend on each other: `auto` or `none` |
+| `reference` | `{{kind: training}}` | `kind` `training`, `last-week` or `rolling`; `every` (1 d, at least the pane): how often one of the latter two replaces the one before; `span` (7 d): how far a rolling one reaches back (`last-week` is always the last seven whole days, UTC); `rows` kept exactly (200,000; at least {LEAST_REFERENCE_ROWS:,}, below which nothing pages; at most {MOST_REFERENCE_ROWS:,}; of a feature with a rhythm five times as many, for each slot judges by its own share) |
 | `rejects` | true | watch the share of rejected records as the feature `reject` |
 | `nullMonitor` | true | the monitor measures its own false-alarm rate |
 
@@ -117,7 +117,7 @@ def _contract(contract: Contract) -> Iterable[str]:
         ("dataset rule", "window", "expected", "severity", "why"), [_dataset_rule(r) for r in contract.dataset_rules]
     )
     yield ""
-    yield from _plans(contract)
+    yield from plans(contract)
     yield ""
 
 
@@ -143,33 +143,36 @@ def _dataset_rule(rule: DatasetRule) -> tuple[str, ...]:
         "unique": f"({_names(rule.columns)}) unique",
         "freshness": f"{_names(rule.columns)} at most {rule.maximum or 0:g} s old",
     }[rule.kind]
-    window = "the whole run" if rule.window is None else _duration(rule.window)
+    window = "the whole run" if rule.window is None else length_text(rule.window)
     return f"`{rule.name}`", window, what, rule.severity, rule.description
 
 
-def _plans(contract: Contract) -> Iterable[str]:
+def plans(contract: Contract) -> Iterable[str]:
+    """Event time, drift, reference and label as the contract has them, defaults included: a list in Markdown."""
     time, drift = contract.time, contract.drift
-    future = "off" if time.future is None else f"{_duration(time.future)} ahead of the append time is `time_future`"
-    revise = "off" if time.revise_within is None else _duration(time.revise_within)
+    future = "off" if time.future is None else f"{length_text(time.future)} ahead of the append time is `time_future`"
+    revise = "off" if time.revise_within is None else length_text(time.revise_within)
     yield (
         f"- Key: `{contract.key}`. Unknown fields: {contract.unknown_fields}."
         if contract.key
         else f"- No key. Unknown fields: {contract.unknown_fields}."
     )
-    yield f"- Event time: `{time.field}`; lateness {_duration(time.lateness)}; idle after {_duration(time.idle)}; future bound: {future}; revisions within: {revise}."
+    yield f"- Event time: `{time.field}`; lateness {length_text(time.lateness)}; idle after {length_text(time.idle)}; future bound: {future}; revisions within: {revise}."
     features = ", ".join(f"`{f.name}` ({f.kind}, {_tolerance(f)})" for f in drift.features)
     segments = ", ".join(["the whole", *(f"each `{' x '.join(s)}`" for s in drift.segments)])
-    yield f"- Drift: {features}{', the share of rejects' if drift.rejects and drift.features else ''}; over {segments}; {_window(drift)} of {_duration(drift.pane)} panes; rule `{drift.rule}`; at most {drift.pages:g} false page expected in {_duration(drift.pages_per)}."
+    yield f"- Drift: {features}{', the share of rejects' if drift.rejects and drift.features else ''}; over {segments}; {_window(drift)} of {length_text(drift.pane)} panes; rule `{drift.rule}`; at most {drift.pages:g} false page expected in {length_text(drift.pages_per)}."
     source = drift.reference
-    span = (
-        "" if source.kind == "training" else f" of {_duration(source.span)}, made anew every {_duration(source.every)}"
-    )
+    span = {
+        "training": "",
+        "last-week": f" (seven whole days, UTC), replaced every {length_text(source.every)}",
+        "rolling": f" of {length_text(source.span)}, replaced every {length_text(source.every)}",
+    }[source.kind]
     yield f"- Reference: {source.kind}{span}, up to {source.rows:,} rows kept; rhythm: {drift.rhythm}; dependence: {drift.dependence}; self-monitoring: {'on' if drift.null_monitor else 'off'}."
     match contract.label:
         case OutcomeLabel(name, key, delay):
-            yield f"- Label: `{name}`, joined on `{key}`; missing after {_duration(delay)}."
+            yield f"- Label: `{name}`, joined on `{key}`; missing after {length_text(delay)}."
         case MatchLabel(name, field, pattern, on, horizon):
-            yield f"- Label: `{name}`: an event in whose `{field}` `{pattern}` is found marks the latest earlier row with equal {_names(on)} within {_duration(horizon)}; a row with a null there carries none."
+            yield f"- Label: `{name}`: an event in whose `{field}` `{pattern}` is found marks the latest earlier row with equal {_names(on)} within {length_text(horizon)}; a row with a null there carries none."
 
 
 def _tolerance(f: MonitoredFeature) -> str:
@@ -181,8 +184,8 @@ def _tolerance(f: MonitoredFeature) -> str:
 def _window(drift: DriftPlan) -> str:
     if drift.window_rows is not None:
         return f"window {drift.window_rows:,} rows"
-    slide = f", one every {_duration(drift.slide)}," if drift.slide else ""
-    return f"window {_duration(drift.window)}{slide}"
+    slide = f", one every {length_text(drift.slide)}," if drift.slide else ""
+    return f"window {length_text(drift.window)}{slide}"
 
 
 def _side(side: tuple[str, str, object]) -> str:
@@ -202,22 +205,6 @@ def _between(low: float | None, high: float | None) -> str:
     if low is not None and high is not None:
         return f"= {low:.15g}" if low == high else f"{low:.15g}..{high:.15g}"
     return f">= {low:.15g}" if low is not None else f"<= {high:.15g}" if high is not None else ""
-
-
-def _duration(delta: timedelta) -> str:
-    """
-    >>> _duration(timedelta(hours=36)), _duration(timedelta(minutes=10)), _duration(timedelta(days=30))
-    ('36 h', '10 min', '30 d')
-    """
-    for unit, size in (
-        ("d", timedelta(days=1)),
-        ("h", timedelta(hours=1)),
-        ("min", timedelta(minutes=1)),
-        ("s", timedelta(seconds=1)),
-    ):
-        if not delta % size:
-            return f"{delta // size} {unit}"
-    return f"{delta // timedelta(milliseconds=1)} ms"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterable[str]:

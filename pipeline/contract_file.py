@@ -87,13 +87,14 @@ def _contract(root: At) -> Contract:
     rules = tuple(record_rule(q, known) for q in quality if is_record_rule(q))
     dataset_rules = tuple(dataset_rule(q, known) for q in quality if not is_record_rule(q))
     check_rule_names(quality)
+    key = None if own["key"].absent else field_name(own["key"], known)
     return Contract(
         id=root.get("id").text(pattern="[a-z][a-z0-9_]{0,63}", like="sales (small letters, digits, _)"),
         version=root.get("version").text(pattern=r"[0-9]+\.[0-9]+\.[0-9]+", like="1.0.0"),
         fields=fields,
-        key=None if own["key"].absent else field_name(own["key"], known),
+        key=key,
         time=time_plan(own["eventTime"], known),
-        drift=drift_plan(own["drift"], known),
+        drift=drift_plan(own["drift"], known, key),
         rules=rules,
         dataset_rules=dataset_rules,
         label=label(own["label"], known),

@@ -22,9 +22,11 @@ from pipeline.contract import (
 )
 from pipeline.contract_terms import field_name, pattern
 from pipeline.contract_yaml import At
+from pipeline.times import length_text
 
 _ROWS = re.compile(r"([0-9]+) rows")
 MOST_REFERENCE_ROWS = 10_000_000
+LEAST_REFERENCE_ROWS = 10_000  # below it a feature never pages
 
 
 def time_plan(at: At, known: dict[str, Field]) -> TimePlan:
@@ -42,22 +44,23 @@ def time_plan(at: At, known: dict[str, Field]) -> TimePlan:
     return plan
 
 
-def drift_plan(at: At, known: dict[str, Field]) -> DriftPlan:
+def drift_plan(at: At, known: dict[str, Field], key: str | None = None) -> DriftPlan:
     at.only(
         "features", "segments", "window", "slide", "pane", "pageBudget", "rule", "alpha", "rhythm", "dependence",
         "reference", "rejects", "nullMonitor",
     )  # fmt: skip
     pane = at.get("pane").duration(timedelta(minutes=5))
+    seen = len(at.errors)
     window, rows = _window(at.get("window"), pane)
-    if window % pane:
-        at.get("pane").wrong(f"a divisor of the window, {window}")
+    if len(at.errors) == seen and window % pane:
+        at.get("pane").wrong(f"a divisor of the window, {length_text(window)}")
     alpha = at.get("alpha").number(0.05) or 0.0
     if not 0 < alpha < 1:
         at.get("alpha").wrong("a number between 0 and 1")
-    pages, per = _budget(at.get("pageBudget"))
+    pages, per = _budget(at.get("pageBudget"), pane)
     return DriftPlan(
-        features=tuple(_feature(f, known) for f in at.get("features").items()),
-        segments=tuple(_segment(s, known) for s in at.get("segments").items()),
+        features=_features(at.get("features"), known),
+        segments=_segments(at.get("segments"), known, key),
         window=window,
         pane=pane,
         pages=pages,
@@ -68,7 +71,7 @@ def drift_plan(at: At, known: dict[str, Field]) -> DriftPlan:
         slide=_slide(at.get("slide"), window, pane, rows),
         rhythm=at.get("rhythm").choice(Rhythm, "auto"),
         dependence=at.get("dependence").choice(Literal["auto", "none"], "auto"),
-        reference=_reference(at.get("reference")),
+        reference=_reference(at.get("reference"), pane),
         rejects=at.get("rejects").flag(True),
         null_monitor=at.get("nullMonitor").flag(True),
     )
@@ -77,42 +80,65 @@ def drift_plan(at: At, known: dict[str, Field]) -> DriftPlan:
 def _window(at: At, pane: timedelta) -> tuple[timedelta, int | None]:
     """`1 h`, or `10000 rows`: such windows begin and end with a pane."""
     match = None if at.absent or not isinstance(at.node, yaml.ScalarNode) else _ROWS.fullmatch(at.node.value)
-    if not match:
-        return at.duration(timedelta(hours=1)), None
-    if int(match[1]) < 1:
-        at.wrong("a duration like 1 h, or a number of rows like 10000 rows")
-    return pane, max(1, int(match[1]))
+    if match and int(match[1]):
+        return pane, int(match[1])
+    seen = len(at.errors)
+    window = at.duration(timedelta(hours=1))
+    if len(at.errors) > seen:
+        del at.errors[seen:]
+        at.wrong("a duration like 1 h (units: ms, s, min, h, d), or a number of rows like 10000 rows")
+    return window, None
 
 
 def _slide(at: At, window: timedelta, pane: timedelta, rows: int | None) -> timedelta | None:
     if at.absent:
         return None
+    seen = len(at.errors)
     slide = at.duration(None)
+    if len(at.errors) > seen:
+        return None
     if rows is not None:
         at.wrong("no slide beside a window of rows")
     elif window % slide or slide % pane:
-        at.wrong(f"a multiple of the pane, {pane}, that divides the window, {window}")
+        at.wrong(f"a multiple of the pane, {length_text(pane)}, that divides the window, {length_text(window)}")
     return None if slide == window else slide
 
 
-def _reference(at: At) -> ReferencePlan:
+def _reference(at: At, pane: timedelta) -> ReferencePlan:
     if at.absent:
         return ReferencePlan()
     at.only("kind", "span", "every", "rows")
-    rows = at.get("rows").integer(200_000, least=1)
+    rows = at.get("rows").integer(200_000, least=LEAST_REFERENCE_ROWS)
     if rows > MOST_REFERENCE_ROWS:
         at.get("rows").wrong(f"at most {MOST_REFERENCE_ROWS}")
-    return ReferencePlan(
-        kind=at.get("kind").choice(Literal["training", "last-week", "rolling"], "training"),
-        span=at.get("span").duration(timedelta(days=7)),
-        every=at.get("every").duration(timedelta(days=1)),
-        rows=rows,
-    )
+    kind = at.get("kind").choice(Literal["training", "last-week", "rolling"], "training")
+    span, every = at.get("span").duration(timedelta(days=7)), at.get("every").duration(timedelta(days=1))
+    if not at.get("span").absent and kind != "rolling":
+        at.get("span").wrong(f"no span beside kind {kind}, only beside rolling")
+    if not at.get("every").absent and kind == "training":
+        at.get("every").wrong("nothing beside kind training: promotions decide when it is replaced")
+    elif every < pane:
+        at.get("every").wrong(f"at least the pane, {length_text(pane)}")
+    elif span < pane:
+        at.get("span").wrong(f"at least the pane, {length_text(pane)}")
+    return ReferencePlan(kind=kind, span=span, every=every, rows=rows)
+
+
+def _features(at: At, known: dict[str, Field]) -> tuple[MonitoredFeature, ...]:
+    found: dict[str, MonitoredFeature] = {}
+    for item in at.items():
+        feature = _feature(item, known)
+        if feature.name in found:
+            item.get("name").wrong("a field that is not watched already")
+        found[feature.name] = feature
+    return tuple(found.values())
 
 
 def _feature(at: At, known: dict[str, Field]) -> MonitoredFeature:
     at.only("name", "kind", "tolerance", "weight", "rhythm")
     name = field_name(at.get("name"), known)
+    if name in known and known[name].type in ("timestamp", "date"):
+        at.get("name").wrong(f"a number, a text or a boolean, as no two stretches of time share a {known[name].type}")
     numeric = name in known and known[name].type in ("integer", "number")
     kind = at.get("kind").choice(Literal["numeric", "categorical"], "numeric" if numeric else "categorical")
     if name in known and (kind == "numeric") != numeric:
@@ -137,26 +163,55 @@ def _tolerance(at: At, kind: str) -> Tolerance:
         name, at = (given or known)[0], at.get((given or known)[0])
         value = at.number(0.0) or 0.0
     if value < 0 or (name != "wasserstein" and value >= 1):
-        at.wrong("a number >= 0" if name == "wasserstein" else "a share from 0 to 1")
+        unit = {"distance": "a K-S distance, 0 or more and below 1", "share": "a share, 0 or more and below 1"}
+        at.wrong(unit.get(name, "a number >= 0, in units of the feature"))
     return Tolerance(cast(Literal["distance", "wasserstein", "share"], name), value)
 
 
-def _segment(at: At, known: dict[str, Field]) -> tuple[str, ...]:
+def _segments(at: At, known: dict[str, Field], key: str | None) -> tuple[tuple[str, ...], ...]:
+    """Groupings that differ, whatever the order of their columns."""
+    found: dict[frozenset[str], tuple[str, ...]] = {}
+    for item in at.items():
+        columns = _segment(item, known, key)
+        if columns and frozenset(columns) in found:
+            item.wrong("columns that are not grouped by already")
+        found[frozenset(columns)] = columns
+    return tuple(found.values())
+
+
+def _segment(at: At, known: dict[str, Field], key: str | None) -> tuple[str, ...]:
+    seen = len(at.errors)
     columns = tuple(field_name(c, known) for c in at.items())
-    if any(known[c].type != "string" for c in columns if c in known):
+    if len(at.errors) > seen:
+        return columns
+    if not columns:
+        at.wrong("a list of one field or more")
+    elif any(known[c].type != "string" for c in columns):
         at.wrong("fields of type string")
+    elif len(set(columns)) < len(columns):
+        at.wrong("each field once")
+    elif key in columns:
+        at.wrong(f"fields that many records share, not {key}, the key of the records")
     return columns
 
 
-def _budget(at: At) -> tuple[float, timedelta]:
+def _budget(at: At, pane: timedelta) -> tuple[float, timedelta]:
     """`1 per 30 d`: expected false pages in event time, over everything monitored."""
     if at.absent:
         return 1.0, timedelta(days=30)
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) per ([0-9]+(?:\.[0-9]+)?) ?(h|d)", at.text())
     if not match or not float(match[1]) or not float(match[2]):
-        at.wrong("a page budget like 1 per 30 d")
+        at.wrong("a page budget like 1 per 30 d (units: h, d)")
         return 1.0, timedelta(days=30)
-    return float(match[1]), timedelta(**{"h": {"hours": float(match[2])}, "d": {"days": float(match[2])}}[match[3]])
+    pages = float(match[1])
+    try:
+        per = float(match[2]) * {"h": timedelta(hours=1), "d": timedelta(days=1)}[match[3]]
+    except OverflowError:
+        at.wrong("a page budget over at most 999999999 d")
+        return 1.0, timedelta(days=30)
+    if pages > per / pane:
+        at.wrong(f"at most one page a pane, which is {per / pane:g} per {match[2]} {match[3]}")
+    return pages, per
 
 
 def label(at: At, known: dict[str, Field]) -> OutcomeLabel | MatchLabel | None:

@@ -62,11 +62,12 @@ def _check(names: list[str], as_json: bool) -> int:
                         "source": source,
                         "ok": not errors,
                         "errors": errors,
+                        "plan": _plan(contract) if contract else [],
                     }
                 )
             )
         elif contract:
-            print(f"{source}: {_one_line(contract)}")
+            print("\n".join([f"{source}: {_one_line(contract)}", *_plan(contract)]))
         else:
             print("\n".join(errors), file=sys.stderr)
     if failed:
@@ -79,6 +80,11 @@ def _one_line(contract: Contract) -> str:
         f"{contract.name} ok: {len(contract.fields)} fields, {len(contract.rules)} rules over several fields, "
         f"{len(contract.dataset_rules)} dataset rules, {len(contract.drift.features)} features watched"
     )
+
+
+def _plan(contract: Contract) -> list[str]:
+    """What it means with every default filled in."""
+    return [line.replace("`", "") for line in contract_docs.plans(contract)]
 
 
 def _docs(names: list[str], out: str, check: bool) -> int:

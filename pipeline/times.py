@@ -33,3 +33,20 @@ def to_ms(text: str) -> int:
 
 def ms(delta: timedelta) -> int:
     return delta // timedelta(milliseconds=1)
+
+
+def length_text(delta: timedelta) -> str:
+    """As a contract spells it.
+
+    >>> length_text(timedelta(hours=36)), length_text(timedelta(minutes=10)), length_text(timedelta(days=30))
+    ('36 h', '10 min', '30 d')
+    """
+    for unit, size in (
+        ("d", timedelta(days=1)),
+        ("h", timedelta(hours=1)),
+        ("min", timedelta(minutes=1)),
+        ("s", timedelta(seconds=1)),
+    ):
+        if not delta % size:
+            return f"{delta // size} {unit}"
+    return f"{ms(delta)} ms"

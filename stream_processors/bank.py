@@ -132,6 +132,9 @@ def _groups(reference: FeatureReference, fine: bool = False) -> tuple[np.ndarray
         middle = (np.cumsum(rows) - rows / 2) / max(1.0, rows.sum())
         of = np.unique(np.searchsorted(_EDGES, middle, side="right"), return_inverse=True)[1].reshape(-1)
         return _with_ends(of), None
+    if reference.choosing is not None:
+        cell_of = reference.cell_of[: len(reference.categories)]
+        rows = np.bincount(cell_of, weights=reference.choosing, minlength=size)
     order = np.argsort(-rows, kind="stable")
     own = np.sort(order[: OWN_GROUPS if size > OWN_GROUPS + 1 else size])
     of = np.full(size, len(own), np.int64)
@@ -154,6 +157,7 @@ def _law(reference: FeatureReference, groups: np.ndarray, names: dict[int, str] 
     """p, with values never seen and nulls at an upper bound, so that a rare value is no surprise.
 
     Values seen once say how much was not seen (Good and Turing): their rows count as never seen, two standard errors more.
+    Where other rows have chosen the names (`FeatureReference.choosing`) the share without a name has no bias as it is.
     """
     cells = reference.cell_rows if slot is None else reference.slot_cell_rows(slot)
     counted = np.bincount(groups, weights=cells, minlength=int(groups[-1]) + 1)
@@ -182,7 +186,7 @@ def _law(reference: FeatureReference, groups: np.ndarray, names: dict[int, str] 
 def _once(reference: FeatureReference) -> np.ndarray:
     """By coarse cell the values seen once; of categories that are not named each may have been one."""
     once = np.zeros(len(reference.cell_rows))
-    if reference.discrete:
+    if reference.discrete and reference.choosing is None:  # other rows have chosen the names: `other` has no bias
         codes = np.flatnonzero(reference.counts == 1)
         np.add.at(once, reference.cell_of[2 * codes + 1 if reference.kind == "numeric" else codes], 1)
         once[-2] = max(0, reference.cardinality - len(reference.counts))

@@ -85,13 +85,18 @@ def smallest(segment: str) -> int:
     return SMALLEST_REFERENCE if segment == WHOLE else SMALLEST_SEGMENT
 
 
+def _rows(reference: FeatureReference) -> int:
+    """Those that chose the categories included."""
+    return reference.rows if reference.kind == "numeric" else reference.source_rows
+
+
 def thresholds(plan: DriftPlan, references: Mapping[Key, FeatureReference]) -> Budget:
     """The thresholds of every reference that is large enough, sharing one page budget."""
     panes = plan.pages_per / plan.pane
     refused = {
-        key: f"reference of {r.rows} rows is below {smallest(r.segment)}"
+        key: f"reference of {_rows(r)} rows is below {smallest(r.segment)}"
         for key, r in references.items()
-        if r.rows < smallest(r.segment)
+        if _rows(r) < smallest(r.segment)
     }
     weight = {f.name: f.weight for f in plan.watched}
     weights = {key: weight.get(key[0], 1.0) for key in sorted(references) if key not in refused}

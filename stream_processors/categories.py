@@ -65,13 +65,16 @@ def compare_categories(
     names = [*reference.categories, NEW]
     r, w = _together(was, dense)
     statistic, freedom = chi_square(r, w)
+    _, cells = chi_square(was, dense)
+    js = jensen_shannon(was, dense)
+    tested = freedom > 0 or js == 0  # else what has moved lies within the one cell that is left
     g = g_test(r, w)
     gone = np.flatnonzero((dense[:-1] == 0) & (was[:-1] * (n / rows) >= SMALLEST_EXPECTED))
     gone = gone[np.argsort(-was[gone], kind="stable")][:MOST_VANISHED]
     return CategoryFacts(
-        told.rows, None, told.null_ratio, ratio, p_null, jensen_shannon(r, w), chi_square_p_value(statistic, freedom),
-        _js_critical_value(freedom, n, rows, alpha), names[order[0]], int(np.sign(moves[order[0]])), float(abs(moves[order[0]])),
-        psi(r, w), g, chi_square_p_value(g, freedom), float(max(0.0, moves[-1])), tuple(names[i] for i in gone),
+        told.rows, None, told.null_ratio, ratio, p_null, js, chi_square_p_value(statistic, freedom) if tested else None,
+        _js_critical_value(cells, n, rows, alpha), names[order[0]], int(np.sign(moves[order[0]])), float(abs(moves[order[0]])),
+        psi(was, dense), g if tested else None, chi_square_p_value(g, freedom) if tested else None, float(max(0.0, moves[-1])), tuple(names[i] for i in gone),
         tuple((names[i], float(moves[i])) for i in order[:MOST_MOVES] if moves[i]),
     )  # fmt: skip
 

@@ -35,6 +35,8 @@ MOST_ROWS = 10_000_000  # that a contract may ask for: 360 MB a feature, 1.3 GB 
 CELLS, SEGMENT_CELLS = 512, 64  # coarse cells of the whole and of a segment
 ROWS_A_CELL = 20  # a coarse cell that holds fewer reference rows is too badly known to be alarmed on
 NAMED_CATEGORIES = 1_000  # by count, then name; rows of the others are `other` and count as values never seen
+CHOSEN_ABOVE = 62  # categories: with more, some are chosen over others, by a fifth of the rows; the rest say the shares
+CHOOSING = 0.2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +56,9 @@ class FeatureReference:
     counts: np.ndarray  # int64[K], rows equal to each value or category
     other: int = 0  # rows with a category that is not named; they count as unseen
     cardinality: int = 0  # distinct values that there were, named or not
+    choosing: np.ndarray | None = (
+        None  # int64[K], rows by which names and cells were chosen; none of them is in `counts`
+    )
     slots: Slots | None = None  # a rhythm; None = one law at all times
     temper: Temper | None = None  # None = rows are independent
     evidence: Mapping[str, float] = field(default_factory=dict)  # of rhythm and dependence, found or not, for people
@@ -159,22 +164,46 @@ def _build_categorical(
     always: tuple[str, ...],
 ) -> FeatureReference:
     column = texts(column)
-    found = pc.value_counts(column.drop_null())
-    pairs = list(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True))
-    held = dict(sorted(pairs, key=lambda pair: (-pair[1], pair[0]))[:NAMED_CATEGORIES])
-    named = sorted((dict.fromkeys(always, 0) | held).items())
-    counts = np.array([c for _, c in named], np.int64)
-    rows = sum(c for _, c in pairs)
-    categories = tuple(v for v, _ in named)
+    valued = np.asarray(column.is_valid())
+    every = tuple(sorted(set(pc.unique(column.drop_null()).to_pylist()) | set(always)))
+    codes, total = _indices(every, column)[valued], int(valued.sum())
+    held = np.bincount(codes, minlength=len(every))
+    plans = plan if plan is not None and slot is not None else None
+    own = slot[valued] if plans is not None and slot is not None else None
+    cardinality = int((held > 0).sum())
+    choosing, chosen = None, np.arange(len(every))
+    if cardinality > CHOSEN_ABOVE:
+        keep = _kept(codes, own, len(every))
+        choosing = np.bincount(codes[~keep], minlength=len(every))
+        codes, own = codes[keep], None if own is None else own[keep]
+        order = np.argsort(-choosing, kind="stable")[:NAMED_CATEGORIES]
+        asked = np.flatnonzero(np.isin(np.array(every), np.array(always, dtype=str))) if always else order[:0]
+        chosen = np.unique(np.concatenate((order[choosing[order] > 0], asked)))
+        choosing = choosing[chosen].astype(np.int64)
+    place = np.full(len(every), len(chosen), np.int64)
+    place[chosen] = np.arange(len(chosen))
+    codes = place[codes]
+    counts = np.bincount(codes, minlength=len(chosen) + 1).astype(np.int64)
     slots = None
-    if plan is not None and slot is not None:
-        valued = np.asarray(column.is_valid())
-        codes = _indices(categories, column)[valued]
-        slots = _slotted(plan, codes, slot[valued], np.bincount(slot[~valued], minlength=len(plan.names)))
+    if plans is not None and slot is not None and own is not None:
+        slots = _slotted(plans, codes, own, np.bincount(slot[~valued], minlength=len(plans.names)))
     return FeatureReference(
-        feature.name, segment, "categorical", version, effective_from, rows, len(column) - rows, rows,
-        np.empty(0), categories, counts, rows - int(counts.sum()), len(pairs), slots,
+        feature.name, segment, "categorical", version, effective_from, len(codes), len(column) - total, total,
+        np.empty(0), tuple(every[i] for i in chosen), counts[:-1], int(counts[-1]), cardinality, choosing, slots,
     )  # fmt: skip
+
+
+def _kept(codes: np.ndarray, slot: np.ndarray | None, size: int) -> np.ndarray:
+    """bool of each row: whether it says shares; the others choose. As many of equal rows whatever their order.
+
+    What is most frequent in a sample is less frequent outside of it, and what is rare more: shares of categories that the
+    same rows have chosen are biased, and every later row would be evidence against them. So a row does one or the other.
+    """
+    group = codes if slot is None else slot.astype(np.int64) * size + codes
+    order = np.argsort(group, kind="stable")
+    keep = np.empty(len(codes), bool)
+    keep[order] = np.random.Generator(np.random.PCG64(1)).random(len(codes)) >= CHOOSING
+    return keep
 
 
 def _slotted(plan: Slots, codes: np.ndarray, slot: np.ndarray, nulls: np.ndarray) -> Slots:
@@ -240,6 +269,7 @@ def to_arrow(reference: FeatureReference) -> bytes:
         "effective_from": reference.effective_from, "rows": reference.rows, "nulls": reference.nulls,
         "source_rows": reference.source_rows, "other": reference.other, "cardinality": reference.cardinality,
         "evidence": dict(reference.evidence), "temper": asdict(reference.temper) if reference.temper else None,
+        "choosing": None if reference.choosing is None else reference.choosing.tolist(),
         "slots": {"of": reference.slots.of, "names": reference.slots.names} if reference.slots else None,
     }  # fmt: skip
     slots = [s.to_bytes() for s in reference.slots.counts] if reference.slots else []
@@ -262,7 +292,7 @@ def from_arrow(value: bytes) -> FeatureReference:
         raise ValueError("reference: expected schema metadata driftline.reference, got none")
     facts = json.loads(text)
     batch, more = reader.read_next_batch_with_custom_metadata()
-    slots, temper = facts.pop("slots"), facts.pop("temper")
+    slots, temper, choosing = facts.pop("slots"), facts.pop("temper"), facts.pop("choosing", None)
     if slots:
         held = tuple(Counts.from_bytes(more[f"slot.{i}".encode()]) for i in range(len(slots["names"])))
         slots = Slots(tuple(slots["of"]), tuple(slots["names"]), held)
@@ -272,6 +302,7 @@ def from_arrow(value: bytes) -> FeatureReference:
         values=batch.column(0).to_numpy().copy() if numeric else np.empty(0),
         categories=() if numeric else tuple(batch.column(0).to_pylist()),
         counts=batch.column(1).to_numpy().astype(np.int64),
+        choosing=None if choosing is None else np.array(choosing, np.int64),
         slots=slots,
         temper=Temper(**temper) if temper else None,
     )
@@ -348,9 +379,12 @@ def _runs(counts, wanted, rows):
 
 def _common(reference: FeatureReference) -> np.ndarray:
     """Cell of each category: the most frequent ones have their own, the rest share one."""
-    order = np.argsort(-reference.counts, kind="stable")
+    rows, least = reference.counts, float(ROWS_A_CELL)
+    if reference.choosing is not None:  # twice the rows, so that hardly a cell turns out too rare for its own law
+        rows, least = reference.choosing, 2 * ROWS_A_CELL * CHOOSING / (1 - CHOOSING)
+    order = np.argsort(-rows, kind="stable")
     own = order[: reference.cells_wanted - 1 if len(order) > reference.cells_wanted else len(order)]
-    own = np.sort(own[reference.counts[own] >= ROWS_A_CELL])
+    own = np.sort(own[rows[own] >= least])
     cells = np.full(len(order), len(own), np.int64)
     cells[own] = np.arange(len(own))
     return cells

@@ -26,15 +26,33 @@ def table_of(data: Data, what: str) -> pa.Table:
         table = pa.Table.from_batches([data])
     elif isinstance(data, pa.Table):
         table = data
-    elif isinstance(data, np.ndarray):
+    elif isinstance(data, np.ndarray) and data.dtype.names:
+        table = pa.table({name: _array(data[name], what, name) for name in data.dtype.names})
+    elif isinstance(data, np.ndarray | pa.Array | pa.ChunkedArray) or _is_series(data):
         table = pa.table({ONE: _array(data, what, ONE)})
     elif isinstance(data, Mapping):
-        table = pa.table({str(name): _array(values, what, str(name)) for name, values in data.items()})
+        arrays = {str(name): _array(values, what, str(name)) for name, values in data.items()}
+        if len({len(a) for a in arrays.values()}) > 1:
+            raise ValueError(f"{what}: expected columns of one length, got { {n: len(a) for n, a in arrays.items()} }")
+        table = pa.table(arrays)
     elif hasattr(data, "__arrow_c_stream__"):
-        table = pa.table(data)
+        try:
+            table = pa.table(data)
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            raise ValueError(f"{what}: {type(data).__name__} is no table of numbers and texts: {error}") from error
     else:
         raise ValueError(f"{what}: expected a frame, an Arrow table, a dict of arrays or an array, got {type(data).__name__}")  # fmt: skip
-    return pa.table({name: _plain(table.column(name)) for name in table.column_names})
+    twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{what}: expected different column names, got twice {twice}")
+    made = {name: _plain(table.column(name)) for name in table.column_names}
+    fields = [pa.field(n, a.type, metadata={"was": str(table.column(n).type)}) for n, a in made.items()]
+    return pa.table(made, schema=pa.schema(fields))
+
+
+def _is_series(data: object) -> bool:
+    """A polars or pandas column: one dimension, no columns."""
+    return not hasattr(data, "columns") and hasattr(data, "to_numpy") and hasattr(data, "dtype")
 
 
 def _array(values: object, what: str, name: str) -> pa.Array:
@@ -43,8 +61,9 @@ def _array(values: object, what: str, name: str) -> pa.Array:
     if isinstance(values, np.ndarray) and values.ndim != 1:
         raise ValueError(f"{what}: expected one dimension in {name!r}, got {values.ndim}")
     try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError) as error:
+        made = pa.array(values.to_arrow() if _is_series(values) and hasattr(values, "to_arrow") else values)
+        return made.combine_chunks() if isinstance(made, pa.ChunkedArray) else made
+    except (pa.ArrowException, TypeError, OverflowError) as error:
         raise ValueError(f"{what}: column {name!r} is no column of numbers or texts: {error}") from error
 
 
@@ -67,3 +86,22 @@ def expect(table: pa.Table, what: str, names: Iterable[str]) -> None:
     missing = [name for name in dict.fromkeys(names) if name not in table.column_names]
     if missing:
         raise ValueError(f"{what}: expected the columns {missing}, got {table.column_names}")
+
+
+def alike(table: pa.Table, reference: pa.Schema, names: Iterable[str]) -> pa.Table:
+    """The columns as the reference has them; ValueError where a column is of another kind. Only nulls fit any kind."""
+    made = {}
+    for name in dict.fromkeys(names):
+        column, expected, got = table.column(name), reference.field(name).type, table.column(name).type
+        if column.null_count == len(column):
+            column = pa.nulls(table.num_rows, expected)
+        elif got != expected and not (is_number(got) and is_number(expected)):
+            raise ValueError(f"window: column {name!r}: expected {_called(reference.field(name))} as in the reference, got {_called(table.schema.field(name))}")  # fmt: skip
+        made[name] = column
+    return pa.table(made)
+
+
+def _called(field: pa.Field) -> str:
+    """The type that its owner gave it: a bool is kept as text."""
+    was = (field.metadata or {}).get(b"was", str(field.type).encode()).decode()
+    return "bool" if was == "bool" else "text" if pa.types.is_string(field.type) else was

@@ -91,14 +91,16 @@ def category_law(
     weights = weights_of(slot_rows) if reference.slots else WHOLE_WEEK
     if not weights:
         dense = np.append(reference.counts, reference.other)
-        return dense, reference.rows, reference.nulls, reference.null_ratio
+        ratio = reference.null_ratio
+        return dense, reference.rows, ratio * reference.rows / max(1e-12, 1 - ratio), ratio
     assert reference.slots is not None
     rows = effective_rows(weights, reference.slots.rows)
     dense = np.zeros(len(reference.counts) + 1)
     for slot, weight in weights:
         held = reference.slots.counts[slot]
         dense[held.codes] += held.n * (weight * rows / held.rows)
-    ratio = sum(w * c.nulls / max(1, c.nulls + c.rows) for w, c in _held(reference, weights))
+    shares = [(w, c.nulls / max(1, c.nulls + _before_thinning(reference, c))) for w, c in _held(reference, weights)]
+    ratio = sum(w * share for w, share in shares)
     return dense, rows, ratio * rows / max(1e-12, 1 - ratio), ratio
 
 

@@ -10,7 +10,8 @@ A page asks for a bound above the tolerance over one of the scan's stretches of 
 true effect is at most the tolerance the chance of that is the scan's, hence within the page budget at every n: D_n <= D +
 sup|G_n - G| by the triangle inequality, and likewise for the others. Between two cell edges G is monotone, so the integral
 of |F - G| there is at least width times max(G_low - F, F - G_high), F its mean over the cell: exact for F, and G needs the
-edges only. Values never seen may lie anywhere: they widen G_high. Nulls have no place on the axis: with a tolerance in
+edges only. Rows beyond the reference's range count at its end, so the bound is at most the distance to there: a tolerance
+that reaches beyond the range is never exceeded. Values never seen may lie anywhere: they widen G_high. Nulls have no place on the axis: with a tolerance in
 the feature's units any move of their share that is proved at the same level is material. Sources: Massart (see `scan`); Hoeffding, JASA 58 (1963) 13.
 """
 

@@ -15,21 +15,24 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.contract import DriftPlan, MonitoredFeature, Tolerance
+from pipeline.contract import DriftPlan, Tolerance
 from stream_processors import cells, statistics
 from stream_processors.cells import FeatureReference
 from stream_processors.counts import EMPTY, Counts
 from stream_processors.detector import Detectors, Evidence
-from stream_processors.frames import Data, expect, is_number, table_of
+from stream_processors.frames import Data, alike, expect, table_of
 from stream_processors.grid import coarse_counts
-from stream_processors.monitor_result import FeatureResult, Result, State
+from stream_processors.monitor_options import check_alpha, check_rule, check_steps, monitored, unwatched
+from stream_processors.monitor_result import FeatureResult, Result, State, loudest
 from stream_processors.panes import WHOLE, Key, segment_name
+from stream_processors.reach import smallest_effect
 
 PANE_ROWS = 1_000
 RUN_LENGTH = 10_000_000  # rows between false alarms
@@ -64,25 +67,26 @@ class Monitor:
         rule: Literal["bank", "scan", "confseq"] = "bank",
         alpha: float = 0.05,
     ):
-        if pane_rows < 1 or run_length < pane_rows:
-            raise ValueError(
-                f"expected 1 <= pane_rows <= run_length, got pane_rows {pane_rows}, run_length {run_length}"
-            )
+        check_steps(pane_rows, run_length)
+        check_rule(rule, alpha)
+        pane_rows = int(pane_rows)
         table = table_of(reference, "reference")
         groupings = tuple((s,) if isinstance(s, str) else tuple(s) for s in segments)
-        named = _monitored(table, features, tolerance, weights or {})
+        named = monitored(table, features, tolerance, weights or {})
         expect(table, "reference", [*(f.name for f in named), *(c for g in groupings for c in g)])
         self.pane_rows, self.run_length = pane_rows, run_length
         self.plan = DriftPlan(
             named, groupings, pane=_PANE, window=_PANE, pages_per=_PANE * (run_length / pane_rows), rule=rule, alpha=alpha, rejects=False
         )  # fmt: skip
+        self.unwatched = unwatched(table, features, {*(f.name for f in named), *(c for g in groupings for c in g)})
+        self._types = table.schema
         self.references = _references(self.plan, table)
         self._detectors = Detectors(self.references, self.plan)
         self._state = self._detectors.start()
         self.rows = self.panes = 0  # seen, stepped
         self._open: dict[Key, np.ndarray] = {}
         self._alarmed: dict[Key, int] = {}  # rows seen when the alarm began
-        self._history: list[tuple[int, dict[Key, float]]] = []
+        self._history: list[tuple[int, dict[Key, tuple[float, float]]]] = []
 
     def update(self, window: Data) -> Result:
         """Take the rows in; what they say beside the reference, and what the detectors say after them."""
@@ -101,11 +105,20 @@ class Monitor:
                 self._step()
         return self._result(table.num_rows, whole, began)
 
+    @property
+    def reach(self) -> dict[Key, float]:
+        """By feature and segment with a tolerance: the smallest effect that can alarm at this reference's size, about."""
+        made = {}
+        for key, limits in self._detectors.budget.by_key.items():
+            if (asked := self._detectors.tolerance(key)).value > 0:
+                made[key] = smallest_effect(self.references[key], asked.kind, asked.value, limits, self.pane_rows)
+        return made
+
     def _step(self) -> None:
         self._detectors.step_coarse(self._state, self._open, self.panes * 1000)
         self.panes, self._open = self.panes + 1, {}
         said = self._detectors.evidence(self._state)
-        self._history.append((self.rows, {k: e.e_value for k, e in said.items() if e.e_value is not None}))
+        self._history.append((self.rows, {k: told for k, e in said.items() if (told := loudest(e))[0] is not None}))
         del self._history[:-REMEMBERED_PANES]
         for key, evidence in said.items():
             if key in self._alarmed:
@@ -121,12 +134,21 @@ class Monitor:
         for key, reference in self.references.items():
             told = statistics.compare(reference, counted.get(key, EMPTY), self.plan.alpha)
             evidence = said.get(key)
-            history = tuple((at, values[key]) for at, values in self._history if key in values)
+            history = tuple((at, *values[key]) for at, values in self._history if key in values)
             since = None if evidence is None else evidence.since * self.pane_rows
             found[key] = FeatureResult(
                 *key, self._state_of(key, evidence), told, evidence, since, reference, counted.get(key, EMPTY), history
             )
-        return Result(rows, self.rows, self.run_length, found, tuple(k for k in self._alarmed if k not in before))
+        new = tuple(k for k in self._alarmed if k not in before)
+        return Result(rows, self.rows, self.run_length, MappingProxyType(found), new, self._notes())
+
+    def _notes(self) -> tuple[str, ...]:
+        """What a reader of the result must know beside it."""
+        waiting = self.rows % self.pane_rows
+        return (
+            *((f"waiting: {waiting:,} of {self.pane_rows:,} rows of the pane, not yet judged",) if waiting else ()),
+            *((f"not watched: {', '.join(self.unwatched)}",) if self.unwatched else ()),
+        )
 
     def _state_of(self, key: Key, evidence: Evidence | None) -> State:
         if key in self._detectors.budget.refused or evidence is None:
@@ -139,8 +161,9 @@ class Monitor:
 
     def _checked(self, window: Data) -> pa.Table:
         table = table_of(window, "window")
-        expect(table, "window", [*(f.name for f in self.plan.features), *(c for s in self.plan.segments for c in s)])
-        return table
+        needed = [*(f.name for f in self.plan.features), *(c for s in self.plan.segments for c in s)]
+        expect(table, "window", needed)
+        return alike(table, self._types, needed)
 
     def _columns(self, table: pa.Table) -> Iterable[tuple[Key, pa.Array]]:
         return _columns(self.plan, table, {segment for _, segment in self.references})
@@ -148,8 +171,14 @@ class Monitor:
     def __repr__(self) -> str:
         refused = len(self._detectors.budget.refused)
         small = f", {refused} with a reference too small to alarm" if refused else ""
+        count = len(self.plan.features)
+        whole = {f: v for (f, segment), v in self.reach.items() if segment == WHOLE}
+        reach = (
+            f", smallest effect that can alarm: {', '.join(f'{f} {v:.3g}' for f, v in whole.items())}" if whole else ""
+        )
+        left = f", not watched: {', '.join(self.unwatched)}" if self.unwatched else ""
         return (
-            f"Monitor({len(self.plan.features)} features, {len(self.references)} detectors{small}, pane_rows={self.pane_rows:,}, "
+            f"Monitor({count} feature{'s' * (count != 1)}, {len(self.references)} detector{'s' * (len(self.references) != 1)}{small}{reach}{left}, pane_rows={self.pane_rows:,}, "
             f"run_length={self.run_length:,.0f}, rows={self.rows:,}, in alarm: {len(self._alarmed)})"
         )
 
@@ -160,6 +189,8 @@ def budget(text: str, rows_a_day: float) -> float:
     >>> budget("1 per 30 d", rows_a_day=100_000)
     3000000.0
     """
+    if not rows_a_day > 0:
+        raise ValueError(f"rows_a_day: expected a number > 0, got {rows_a_day!r}")
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) per ([0-9]+(?:\.[0-9]+)?) ?(h|d)", text)
     if not match or not float(match[1]) or not float(match[2]):
         raise ValueError(f"expected a budget like `1 per 30 d`, got {text!r}")
@@ -183,12 +214,14 @@ def compare(
     >>> compare(rng.normal(0, 1, 5_000), rng.normal(0.2, 1, 5_000))["value"].state
     'different'
     """
+    check_alpha(alpha)
     table, other = table_of(reference, "reference"), table_of(window, "window")
     groupings = tuple((s,) if isinstance(s, str) else tuple(s) for s in segments)
-    plan = DriftPlan(_monitored(table, features, 0.0, {}), groupings, alpha=alpha, rejects=False)
+    plan = DriftPlan(monitored(table, features, 0.0, {}), groupings, alpha=alpha, rejects=False)
     needed = [*(f.name for f in plan.features), *(c for g in groupings for c in g)]
     expect(table, "reference", needed)
     expect(other, "window", needed)
+    other = alike(other, table.schema, needed)
     references = _references(plan, table)
     counted = {k: cells.count(references[k], c) for k, c in _columns(plan, other, {s for _, s in references})}
     told = {k: statistics.compare(r, counted.get(k, EMPTY), alpha) for k, r in references.items()}
@@ -197,33 +230,9 @@ def compare(
     for k, t in told.items():
         state: State = "undefined" if t.p_value is None else "different" if k in different else "ok"
         found[k] = FeatureResult(*k, state, t, None, None, references[k], counted.get(k, EMPTY), ())
-    return Result(other.num_rows, other.num_rows, None, found, ())
-
-
-def _monitored(
-    table: pa.Table,
-    features: Sequence[str] | None,
-    tolerance: float | Tolerance | Mapping[str, float | Tolerance],
-    weights: Mapping[str, float],
-) -> tuple[MonitoredFeature, ...]:
-    """The features asked for, or every column of numbers or texts."""
-    kinds = {name: table.column(name).type for name in table.column_names}
-    usable = [name for name, kind in kinds.items() if is_number(kind) or pa.types.is_string(kind)]
-    expect(table, "reference", features or [])
-    refused = [name for name in features or [] if name not in usable]
-    if refused:
-        raise ValueError(f"features: expected columns of numbers or texts, got {', '.join(f'{n} ({kinds[n]})' for n in refused)}")  # fmt: skip
-    chosen = list(features) if features is not None else usable
-    if not chosen:
-        raise ValueError("features: expected at least one column of numbers or texts, got none")
-    made = []
-    for name in chosen:
-        asked = tolerance.get(name, 0.0) if isinstance(tolerance, Mapping) else tolerance
-        kind: Literal["numeric", "categorical"] = "numeric" if is_number(kinds[name]) else "categorical"
-        if not isinstance(asked, Tolerance):
-            asked = Tolerance("distance" if kind == "numeric" else "share", float(asked))
-        made.append(MonitoredFeature(name, kind, asked, weights.get(name, 1.0)))
-    return tuple(made)
+    left = unwatched(table, features, set(needed))
+    notes = (f"not watched: {', '.join(left)}",) if left else ()
+    return Result(other.num_rows, other.num_rows, None, MappingProxyType(found), (), notes)
 
 
 def _references(plan: DriftPlan, table: pa.Table) -> dict[Key, FeatureReference]:

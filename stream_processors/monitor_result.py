@@ -24,7 +24,9 @@ _ORDER = {"alarm": 0, "different": 0, "warning": 1, "ok": 2}
 _HEAD = ("feature", "segment", "state", "rows", "distance", "p", "effect", "evidence", "threshold", "change")
 SHOWN_ROWS = 30
 SHOWN_CATEGORIES = 8
-LINEAR_TO = 10.0  # natural log: the axis of the evidence is logarithmic beyond
+LINEAR_TO = 100.0  # natural log: the axis of the evidence is logarithmic beyond
+TAILS = 0.005  # share of the reference at each end that a plot leaves out
+NAME_LENGTH = 12
 WINDOW, REFERENCE, LIMIT = "#1f5fa8", "0.6", "#b03030"
 
 
@@ -40,7 +42,9 @@ class FeatureResult:
     since_rows: int | None  # rows that the run of evidence lasted
     reference: FeatureReference = field(repr=False)
     counts: Counts = field(repr=False)
-    history: tuple[tuple[int, float], ...] = field(repr=False)  # (rows seen, evidence) pane by pane
+    history: tuple[tuple[int, float, float], ...] = field(
+        repr=False
+    )  # (rows seen, evidence, threshold) of the louder rule
 
     @property
     def statistic(self) -> float | None:
@@ -77,6 +81,7 @@ class Result:
     run_length: float | None  # rows between two false alarms; None of a comparison
     features: Mapping[Key, FeatureResult]
     new: tuple[Key, ...]  # alarms that began in this window
+    notes: tuple[str, ...] = ()  # rows not yet judged, columns not watched
 
     @property
     def alarm(self) -> bool:
@@ -125,14 +130,15 @@ class Result:
         widths = [max(len(line[i]) for line in lines) for i in range(len(_HEAD))]
         text = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
         more = [f"... {len(self) - SHOWN_ROWS} more"] if len(self) > SHOWN_ROWS else []
-        return "\n".join([self._headline(), *text, *more])
+        return "\n".join([self._headline(), *self.notes, *text, *more])
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{h}</th>" for h in _HEAD)
         body = "".join(
             f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in _cells(f))}</tr>" for f in self.ranked[:SHOWN_ROWS]
         )
-        return f"<p>{escape(self._headline())}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
+        return f"<p>{escape(self._headline())}</p>{notes}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     def _headline(self) -> str:
         count = sum(f.state in ("alarm", "different") for f in self)
@@ -146,8 +152,17 @@ def _cells(one: FeatureResult) -> tuple[str, ...]:
     e = one.evidence
     return (
         one.feature, one.segment, one.state, f"{one.statistics.n:,}", _figure(one.statistic), _figure(one.p_value), _figure(one.effect),
-        _figure(e.e_value if e else None), _figure(e.threshold if e else None), one.change or one.statistics.undefined or "",
+        *(_figure(v) for v in loudest(e)), one.change or one.statistics.undefined or "",
     )  # fmt: skip
+
+
+def loudest(e: Evidence | None) -> tuple[float | None, float | None]:
+    """Evidence and threshold of the rule that is over its own, or nearest to it."""
+    if e is None:
+        return None, None
+    pairs = ((e.e_value, e.threshold), (e.scan_value, e.scan_threshold))
+    told = [(v, t) for v, t in pairs if v is not None and t is not None]
+    return max(told, key=lambda p: p[0] - p[1], default=(None, pairs[0][1] if pairs[0][1] is not None else pairs[1][1]))
 
 
 def _figure(value: float | None) -> str:
@@ -158,8 +173,8 @@ def _excess(one: FeatureResult) -> float:
     e = one.evidence
     if e is None:
         return -(one.p_value if one.p_value is not None else 1.0)
-    pairs = ((e.e_value, e.threshold), (e.scan_value, e.scan_threshold))
-    return max((v - t for v, t in pairs if v is not None and t is not None), default=-np.inf)
+    value, threshold = loudest(e)
+    return -np.inf if value is None or threshold is None else value - threshold
 
 
 def _draw_law(ax: Axes, one: FeatureResult) -> None:
@@ -172,10 +187,13 @@ def _draw_law(ax: Axes, one: FeatureResult) -> None:
         inner = np.isfinite(reference.values)
         upto = np.searchsorted(counts.codes, 2 * np.arange(len(reference.values)) + 1, side="right")
         window = np.concatenate(([0], np.cumsum(counts.n)))[upto] / counts.rows
-        ax.plot(
-            reference.values[inner], (reference.cumulative / reference.rows)[inner], color=REFERENCE, label="reference"
-        )
-        ax.plot(reference.values[inner], window[inner], color=WINDOW, label="window")
+        values, was = reference.values[inner], (reference.cumulative / reference.rows)[inner]
+        ax.step(values, was, where="post", color=REFERENCE, label="reference")
+        ax.step(values, window[inner], where="post", color=WINDOW, label="window")
+        middle = values[(was > TAILS) & (was < 1 - TAILS)]  # long tails would press the rest into one line
+        if len(middle) > 1 and middle[0] < middle[-1]:
+            margin = 0.1 * (middle[-1] - middle[0])
+            ax.set_xlim(max(values[0], middle[0] - margin), min(values[-1], middle[-1] + margin))
         ax.set_ylabel("share up to", fontsize=8)
     else:
         dense = np.bincount(counts.codes, weights=counts.n, minlength=len(reference.counts) + 1) / counts.rows
@@ -185,17 +203,28 @@ def _draw_law(ax: Axes, one: FeatureResult) -> None:
         place = np.arange(len(top))
         ax.bar(place - 0.2, was[top], 0.4, color=REFERENCE, label="reference")
         ax.bar(place + 0.2, dense[top], 0.4, color=WINDOW, label="window")
-        ax.set_xticks(place, [names[i] for i in top], rotation=20)
+        ax.set_xticks(place, [_short(names[i]) for i in top], rotation=20, ha="right")
         ax.set_ylabel("share", fontsize=8)
-    ax.legend(fontsize=7, frameon=False)
+        ax.set_ylim(0, 1.35 * max(was[top].max(), dense[top].max()))
+    ax.legend(fontsize=7, frameon=False, loc="lower right" if reference.kind == "numeric" else "upper right", ncols=2)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
 
 
 def _draw_evidence(ax: Axes, one: FeatureResult) -> None:
+    """Evidence of the rule that is nearest to its threshold; of two rules the threshold may step."""
     if one.history:
-        ax.plot([at for at, _ in one.history], [max(0.0, e) for _, e in one.history], color=WINDOW, label="evidence")
-    if one.evidence is not None and one.evidence.threshold is not None:
-        ax.axhline(one.evidence.threshold, color=LIMIT, linestyle="--", linewidth=1, label="threshold")
-    ax.set_yscale("symlog", linthresh=LINEAR_TO)
-    ax.set_ylim(bottom=0)
+        at, evidence, threshold = (np.array(column) for column in zip(*one.history, strict=True))
+        ax.plot(at, np.maximum(0.0, evidence), color=WINDOW, label="evidence")
+        ax.step(at, threshold, where="post", color=LIMIT, linestyle="--", linewidth=1, label="threshold")
+        if evidence.max() > LINEAR_TO:
+            ax.set_yscale("symlog", linthresh=LINEAR_TO)
+            ax.yaxis.set_major_formatter(lambda y, _: f"{y:,.0f}")
+            ax.yaxis.set_minor_formatter(lambda y, _: "")
+        ax.set_ylim(0, 1.4 * max(evidence.max(), threshold.max()))
+        ax.legend(fontsize=7, frameon=False, loc="center right")
+    else:
+        ax.text(0.5, 0.5, "no full pane yet", ha="center", transform=ax.transAxes)
     ax.set_xlabel("rows seen", fontsize=8)
-    ax.legend(fontsize=7, frameon=False, loc="upper left")

@@ -17,6 +17,7 @@ import numpy as np
 from river.base import DriftDetector
 
 from stream_processors.monitor import Monitor
+from stream_processors.monitor_options import check_steps, tolerance_of
 from stream_processors.monitor_result import FeatureResult
 
 LEARN = 10_000  # the smallest reference that may alarm
@@ -65,6 +66,8 @@ class DriftlineDetector(DriftDetector):
             raise ValueError(
                 f"reference: expected at least {LEARN:,} values, got {size:,}: with fewer nothing may alarm"
             )
+        check_steps(pane_rows, run_length)
+        tolerance_of("value", "numeric", tolerance)
         self.reference, self.learn = reference, learn
         self.pane_rows, self.run_length, self.tolerance = pane_rows, run_length, tolerance
         self.last: FeatureResult | None = None  # after the last full pane

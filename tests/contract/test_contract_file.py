@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,7 +12,11 @@ from hypothesis import strategies as st
 
 from pipeline import contract_file
 from pipeline.contract import DatasetRule, MatchLabel, OutcomeLabel, ReferencePlan, Tolerance
+from pipeline.contract_plans import LEAST_REFERENCE_ROWS
+from pipeline.contract_verbs import ContractVerb
 from pipeline.errors import UsageError
+from pipeline.settings import from_environment
+from stream_processors.budget import SMALLEST_REFERENCE
 from tests.contracts import contract_file_named
 
 SALES = contract_file.shipped_text("sales")
@@ -101,11 +106,23 @@ def test_what_a_drift_plan_does_not_say_is_automatic() -> None:
     sales = contract_file.load("sales").drift
     assert (sales.rhythm, sales.dependence, sales.reference) == ("auto", "auto", ReferencePlan())
     assert [f.name for f in sales.watched][-1] == "reject"
-    more = "alpha: 0.05\n      rhythm: week\n      dependence: none\n      rejects: false\n      nullMonitor: false\n      reference: {kind: rolling, span: 3 d, every: 6 h, rows: 1000}"
+    more = "alpha: 0.05\n      rhythm: week\n      dependence: none\n      rejects: false\n      nullMonitor: false\n      reference: {kind: rolling, span: 3 d, every: 6 h, rows: 10000}"
     said = plan_with("alpha: 0.05", more)
     assert (said.rhythm, said.dependence, said.rejects, said.null_monitor) == ("week", "none", False, False)
-    assert said.reference == ReferencePlan("rolling", timedelta(days=3), timedelta(hours=6), 1000)
+    assert said.reference == ReferencePlan("rolling", timedelta(days=3), timedelta(hours=6), 10_000)
     assert said.watched == said.features
+
+
+def test_the_least_reference_is_what_the_detectors_ask_for() -> None:
+    assert LEAST_REFERENCE_ROWS == SMALLEST_REFERENCE
+
+
+def test_a_contract_that_is_checked_tells_its_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    ContractVerb.configure(parser)
+    assert ContractVerb.run(parser.parse_args(["check", "sales"]), from_environment({})) == 0
+    told = capsys.readouterr().out
+    assert "price (numeric, tolerance 0.01)" in told and "at most 1 false page expected in 30 d" in told
 
 
 @pytest.mark.parametrize("name", ["nope", "no/such.yaml"])
@@ -135,19 +152,30 @@ ONE_ERROR = [
     ("value: 4", "value: 0", "customProperties[3].value: expected an integer >= 1, got an integer '0'"),
     ("lateness: 10 min", "lateness: 10 m", "value.lateness: expected a duration like 10 min"),
     ("field: event_time", "field: order_id", "value.field: expected a required field of type timestamp"),
-    ("pane: 5 min", "pane: 7 min", "value.pane: expected a divisor of the window, 1:00:00"),
-    ("pageBudget: 1 per 30 d", "pageBudget: few", "value.pageBudget: expected a page budget like 1 per 30 d"),
+    ("pane: 5 min", "pane: 7 min", "value.pane: expected a divisor of the window, 1 h"),
+    ("pageBudget: 1 per 30 d", "pageBudget: few", "value.pageBudget: expected a page budget like 1 per 30 d (units: h, d)"),
     ("alpha: 0.05", "alpha: 5", "value.alpha: expected a number between 0 and 1, got an integer '5'"),
-    ("pane: 5 min", "slide: 25 min\n      pane: 5 min", "value.slide: expected a multiple of the pane, 0:05:00, that divides the window, 1:00:00"),
+    ("pane: 5 min", "slide: 25 min\n      pane: 5 min", "value.slide: expected a multiple of the pane, 5 min, that divides the window, 1 h"),
     ("window: 1 h\n      pane: 5 min", "window: 500 rows\n      slide: 15 min\n      pane: 5 min", "value.slide: expected no slide beside a window of rows"),
-    ("window: 1 h\n      pane", "window: 0 rows\n      pane", "value.window: expected a duration like 1 h, or a number of rows"),
-    ("tolerance: 0.01", "tolerance: 1.5", "features[0].tolerance: expected a share from 0 to 1"),
+    ("window: 1 h\n      pane", "window: 0 rows\n      pane", "value.window: expected a duration like 1 h (units: ms, s, min, h, d), or a number of rows"),
+    ("tolerance: 0.01", "tolerance: 1", "features[0].tolerance: expected a K-S distance, 0 or more and below 1"),
     ("tolerance: 0.01", "tolerance: {share: 0.02}", "tolerance.share: unknown key, expected one of: distance, wasserstein"),
     ("tolerance: 0.01", "tolerance: {distance: 0.1, wasserstein: 1}", "tolerance: expected exactly one of: distance, wasserstein"),
     ("tolerance: 0.01", "tolerance: {wasserstein: -1}", "tolerance.wasserstein: expected a number >= 0"),
     ("alpha: 0.05", "alpha: 0.05\n      rhythm: day", "value.rhythm: expected one of: auto, none, hour, week"),
     ("alpha: 0.05", "alpha: 0.05\n      reference: {kind: weekly}", "reference.kind: expected one of: training, last-week, rolling"),
     ("alpha: 0.05", "alpha: 0.05\n      reference: {rows: 20000000}", "reference.rows: expected at most 10000000"),
+    ("alpha: 0.05", "alpha: 0.05\n      reference: {rows: 9999}", "reference.rows: expected an integer >= 10000"),
+    ("alpha: 0.05", "alpha: 0.05\n      reference: {kind: last-week, span: 3 d}", "reference.span: expected no span beside kind last-week"),
+    ("alpha: 0.05", "alpha: 0.05\n      reference: {kind: training, every: 1 d}", "reference.every: expected nothing beside kind training"),
+    ("alpha: 0.05", "alpha: 0.05\n      reference: {kind: rolling, every: 1 min}", "reference.every: expected at least the pane, 5 min"),
+    ("pageBudget: 1 per 30 d", "pageBudget: 100000 per 1 h", "value.pageBudget: expected at most one page a pane, which is 12 per 1 h"),
+    ("name: quantity, kind: numeric", "name: price, kind: numeric", "features[1].name: expected a field that is not watched already"),
+    ("name: quantity, kind: numeric", "name: event_time", "features[1].name: expected a number, a text or a boolean"),
+    ("- [region]", "- []", "segments[0]: expected a list of one field or more"),
+    ("- [region]", "- [region, region]", "segments[0]: expected each field once"),
+    ("- [region]", "- [region, channel]\n        - [channel, region]", "segments[1]: expected columns that are not grouped by already"),
+    ("- [region]", "- [customer_id]", "segments[0]: expected fields that many records share, not customer_id, the key"),
     ("rule: bank", "rule: guess", "value.rule: expected one of: bank, scan, confseq, ks_alpha"),
     ("name: quantity, kind: numeric", "name: quantity, kind: categorical", "features[1].kind: expected numeric, as quantity is of type integer"),
     ("- [region]", "- [quantity]", "segments[0]: expected fields of type string"),
@@ -169,6 +197,14 @@ def test_an_error_names_its_line_and_key(old: str, new: str, expected: str) -> N
     assert 0 <= changed + new.count("\n") - int(mine.split(":")[1]) <= 5 or mine.startswith(
         "s.yaml:1:"
     )  # absent: its parent's line
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("window: 1 h\n", "window: 1 hour\n"), ("pane: 5 min", "slide: often\n      pane: 5 min")]
+)
+def test_one_mistake_is_told_once(old: str, new: str) -> None:
+    [error] = errors_of(SALES.replace(old, new, 1))
+    assert "window" not in old or "or a number of rows like 10000 rows" in error
 
 
 def test_the_line_of_a_deep_key_is_its_own() -> None:

@@ -74,7 +74,7 @@ def test_alternatives_name_categories_and_rare_ones_together():
 def test_values_never_seen_are_no_surprise_where_many_were_seen_once():
     (common,) = bank.bank_of(categorical(["a"] * 5_000 + ["b"] * 5_000)).laws
     (long_tail,) = bank.bank_of(categorical(["a"] * 9_000 + [f"x{i}" for i in range(1_000)])).laws
-    assert common[-2] < 5e-4 and 0.1 < long_tail[-2] < 0.12
+    assert common[-2] < 5e-4 and 0.09 < long_tail[-2] < 0.12
 
 
 def test_a_long_tail_of_categories_is_judged_by_what_its_next_rows_are_not_by_what_was_seen():

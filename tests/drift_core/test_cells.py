@@ -163,7 +163,12 @@ def test_only_the_most_frequent_categories_are_named_and_the_rest_is_known_as_un
     known = categorical(np.repeat(names, np.where(np.arange(3_000) < 100, 50, 2)))
     assert (len(known.categories), known.cardinality) == (NAMED_CATEGORIES, 3_000)
     assert known.categories[:101] == tuple(names[:101])  # the first hundred by count, then by name
-    assert (known.other, known.cell_rows[-2], known.cell_rows.sum()) == (4_000, 4_000, known.rows)
+    held = known.rows - known.counts.sum()
+    assert (known.other, known.cell_rows[-2], known.cell_rows.sum()) == (held, held, known.rows)
+    assert known.source_rows == 10_800 and known.rows == pytest.approx(
+        0.8 * 10_800, rel=0.03
+    )  # a fifth chose the names
+    assert known.choosing is not None and known.choosing.sum() < known.source_rows - known.rows
     assert cells.coarse(known, cells.count(known, pa.array(["sku02999", "sku00001", "never"])))[-2] == 2
 
 
@@ -198,3 +203,11 @@ def test_thinning_takes_tied_rows_evenly_from_the_slots_whatever_their_order():
     assert made(np.arange(300)).slots.rows.tolist() == made(np.arange(299, -1, -1)).slots.rows.tolist() == [20, 10]
     shuffled = np.random.default_rng(1).permutation(300)
     assert made(shuffled).slots.rows.tolist() == [20, 10]
+
+
+def test_a_reference_that_chose_its_categories_does_not_depend_on_the_order_of_rows_and_survives_its_bytes():
+    drawn = np.random.default_rng(3).integers(0, 2_000, 20_000).astype("U6")
+    known = categorical(drawn)
+    assert cells.digest(categorical(np.sort(drawn))) == cells.digest(known)
+    again = cells.from_arrow(cells.to_arrow(known))
+    assert cells.digest(again) == cells.digest(known) and np.array_equal(again.cell_of, known.cell_of)

@@ -359,3 +359,18 @@ def test_a_single_reject_is_no_page_where_none_was_seen_before():
     watch = Watch(known).see(*(pa.array(["valid"] * 299 + ["range" if i % 100 == 0 else "valid"]) for i in range(400)))
     assert not watch.fired
     assert watch.see(*(pa.array(["valid"] * 297 + ["range"] * 3) for _ in range(6))).fired
+
+
+@pytest.mark.parametrize("values, rows", [(1_000, 100_000), (1_500, 10_000), (5_000, 50_000), (1.3, 100_000)])
+def test_many_stationary_categories_stay_quiet_and_new_ones_page(values, rows):
+    r = np.random.default_rng(4)
+
+    def draw(n):
+        drawn = r.integers(0, values, n) if values > 2 else np.minimum(r.zipf(values, n), 49_999)
+        return drawn.astype("U6")
+
+    known = categorical(draw(rows))
+    watch = Watch(known).see(*(pa.array(draw(2_000)) for _ in range(100)))
+    assert not watch.fired
+    watch.see(*(pa.array(np.where(r.random(2_000) < 0.3, "never seen", draw(2_000))) for _ in range(5)))
+    assert watch.fired

@@ -14,7 +14,9 @@ from scipy import stats
 
 from pipeline.contract import Tolerance
 from stream_processors import monitor as module
+from stream_processors.detector import Evidence
 from stream_processors.monitor import Monitor, budget, compare
+from stream_processors.monitor_result import loudest
 
 LIBRARY = Path(__file__).parents[2] / "docs" / "library.md"
 
@@ -116,6 +118,7 @@ def test_comparing_two_samples_once_holds_holms_correction():
 def test_empty_and_null_windows_are_undefined_not_nan():
     empty = compare(REFERENCE, {"price": np.empty(0), "region": pa.array([], pa.string())})
     assert {f.state for f in empty} == {"undefined"} and empty["price"].statistics.undefined == "no rows"
+    assert compare(REFERENCE, {"price": [], "region": np.empty(0)})["region"].state == "undefined"
     nulls = watching().update({"price": [None, None], "region": [None, None]})["price"]
     assert nulls.statistics.undefined == "only nulls" and "only nulls" in str(nulls)
 
@@ -141,12 +144,103 @@ def test_a_result_is_frozen_and_draws_itself():
         (lambda: Monitor({"price": np.empty(0)}), "expected rows, got none"),
         (lambda: Monitor(REFERENCE, pane_rows=0), "pane_rows 0"),
         (lambda: watching().update({"price": [1.0]}), "window: expected the columns \\['region'\\]"),
+        (lambda: Monitor(REFERENCE, pane_rows=100.5), "pane_rows: expected a whole number"),
+        (lambda: Monitor(REFERENCE, run_length=float("inf")), "run_length: expected"),
+        (lambda: Monitor(REFERENCE, run_length=float("nan")), "run_length: expected"),
+        (lambda: Monitor(REFERENCE, rule="ks_alpha"), "rule: expected one of bank, scan, confseq, got 'ks_alpha'"),
+        (lambda: Monitor(REFERENCE, alpha=0), "alpha: expected a number between 0 and 1, got 0"),
+        (lambda: compare(REFERENCE, REFERENCE, alpha=2), "alpha: expected"),
+        (lambda: Monitor(REFERENCE, weights={"price": float("nan")}), "weights: expected .* got nan"),
+        (lambda: Monitor(REFERENCE, weights={"price": 0}), "weights: expected .* got 0"),
+        (lambda: Monitor(REFERENCE, weights={"pirce": 1}), "weights: expected names .* got \\['pirce'\\]"),
+        (lambda: Monitor(REFERENCE, tolerance={"pirce": 0.1}), "tolerance: expected names"),
+        (lambda: Monitor(REFERENCE, tolerance=float("nan")), "tolerance of 'price': expected a number"),
+        (lambda: Monitor(REFERENCE, tolerance=2), "tolerance of 'price': expected from 0"),
+        (lambda: Monitor(REFERENCE, tolerance=-1), "tolerance of 'price'"),
+        (lambda: Monitor(REFERENCE, tolerance="abc"), "tolerance of 'price': expected a number"),
+        (lambda: Monitor(REFERENCE, tolerance=Tolerance("share", 0.1)), "distance or wasserstein of a numeric column"),
+        (lambda: Monitor(REFERENCE, tolerance={"region": Tolerance("wasserstein", 1)}), "kind share of a categorical"),
+        (
+            lambda: watching().update({**REFERENCE, "price": ["a"] * 30_000}),
+            "column 'price': expected double .* got text",
+        ),
+        (lambda: compare({"b": [True, False]}, {"b": [0, 1]}), "window: column 'b': expected bool .* got int64"),
+        (lambda: Monitor({"price": [1.0], "region": ["a", "b"]}), "reference: expected columns of one length"),
+        (lambda: Monitor(pa.table([[1.0], [2.0]], names=["a", "a"])), "different column names, got twice \\['a'\\]"),
+        (lambda: budget("1 per 1 d", rows_a_day=-5), "rows_a_day: expected"),
         (lambda: budget("often", 10), "expected a budget like"),
     ],
 )
 def test_what_is_wrong_is_said(wrong, message):
     with pytest.raises(ValueError, match=message):
         wrong()
+
+
+@pytest.mark.parametrize("make", [pl.Series, pa.array, lambda v: pa.chunked_array([v[:100], v[100:]])])
+def test_one_column_of_any_library_is_a_feature_called_value(make):
+    price = REFERENCE["price"]
+    assert repr(compare(make(price), make(price[:500]))) == repr(compare(price, price[:500]))
+
+
+def test_a_structured_array_has_a_feature_for_each_field():
+    made = np.array([(1.0, 2), (2.0, 3)], dtype=[("a", float), ("b", int)])
+    assert compare(made, made).features.keys() == {("a", "*"), ("b", "*")}
+
+
+def test_a_column_that_is_not_watched_is_named():
+    assert "not watched" not in repr(watching())
+    dated = {"price": REFERENCE["price"], "at": np.zeros(30_000, "datetime64[us]")}
+    assert "1 feature, 1 detector, not watched: at (timestamp[us])" in repr(Monitor(dated))
+    assert "not watched: at (timestamp[us])" in repr(compare(dated, dated))
+
+
+def test_rows_that_fill_no_pane_are_said_to_wait():
+    monitor = watching()
+    assert "waiting: 600 of 1,000 rows of the pane" in repr(monitor.update(rows(2, 600, factor=3)))
+    assert not monitor.update(rows(3, 400)).notes
+
+
+@pytest.mark.parametrize("rule", ["bank", "scan", "confseq"])
+def test_an_alarm_shows_evidence_over_a_threshold_under_every_rule(rule):
+    result = watching(rule=rule).update(rows(12, 10_000, factor=1.2))
+    evidence, threshold = loudest(result["price"].evidence)
+    assert result["price"].state == "alarm" and evidence > threshold
+    assert f"{evidence:.3g}" in str(result["price"]) and f"{threshold:.3g}" in str(result["price"])
+    assert len(result.plot().axes[1].lines) == 2 and result["price"].history[-1][1:] == (evidence, threshold)
+
+
+def test_the_rule_that_fired_is_the_one_that_is_shown():
+    assert loudest(Evidence(-1.33, 9.43, 21.0, 15.0, "scan", None, 0)) == (21.0, 15.0)
+    assert loudest(Evidence(12.0, 9.43, 3.0, 15.0, "bank", None, 0)) == (12.0, 9.43)
+    assert loudest(None) == (None, None)
+
+
+def test_the_features_of_a_result_are_frozen():
+    with pytest.raises(TypeError):
+        compare(REFERENCE, REFERENCE).features["price", "*"] = None
+
+
+def test_a_plot_steps_at_counts_and_leaves_out_long_tails():
+    rng = np.random.default_rng(4)
+    data = {"visits": rng.poisson(3, 20_000), "loss": rng.standard_cauchy(20_000)}
+    laws = {ax.get_title(loc="left"): ax for ax in compare(data, data).plot().axes}
+    assert laws["visits: ok"].lines[0].get_drawstyle() == "steps-post"
+    assert laws["loss: ok"].get_xlim()[1] < 200
+
+
+@pytest.mark.parametrize(("unit", "asked"), [("wasserstein", 4.0), ("distance", 0.03)])
+def test_the_smallest_effect_that_can_alarm_is_said_and_true(unit, asked):
+    rng = np.random.default_rng(6)
+    values = rng.normal(100, 10, 20_000)
+
+    def watching_it() -> Monitor:
+        return Monitor(values, tolerance=Tolerance(unit, asked))
+
+    reach = watching_it().reach["value", "*"]
+    assert reach > asked and f"smallest effect that can alarm: value {reach:.3g}" in repr(watching_it())
+    shift = reach if unit == "wasserstein" else 20 * stats.norm.ppf(0.5 + reach / 2)  # of that K-S distance
+    for factor, state in ((0.85, "warning"), (1.15, "alarm")):
+        assert watching_it().update(rng.choice(values, 600_000) + factor * shift)["value"].state == state
 
 
 def test_the_examples_are_true():

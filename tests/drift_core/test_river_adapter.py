@@ -69,5 +69,11 @@ def test_a_reference_that_could_never_alarm_is_refused():
         DriftlineDetector(learn=100)
 
 
+@pytest.mark.parametrize("wrong", [{"pane_rows": 0}, {"run_length": 10}, {"tolerance": -1}])
+def test_wrong_options_are_refused_before_anything_is_learned(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}.*expected"):
+        DriftlineDetector(**wrong)
+
+
 def test_the_example_is_true():
     assert doctest.testmod(river_adapter, extraglobs={"np": np}).failed == 0

@@ -335,3 +335,23 @@ def test_a_window_is_compared_with_the_slots_that_its_rows_came_in(kind):
     if kind == "numeric":
         own = stats.ks_2samp(quiet.to_numpy(), column.to_numpy()[night])
         assert told.statistic == pytest.approx(own.statistic, abs=1e-12)
+
+
+def test_distances_of_categories_are_those_of_single_categories_and_one_cell_has_no_p_value():
+    found = statistics.compare(
+        categorical([f"k{i}" for i in range(30)] * 66),
+        cells.count(categorical([f"k{i}" for i in range(30)] * 66), pa.array(["k1"] * 40)),
+    )
+    assert found.statistic == pytest.approx(0.945, abs=1e-3) and found.psi > 1
+    assert found.p_value is None and found.g_p_value is None and found.effect == pytest.approx(29 / 30)
+
+
+@pytest.mark.parametrize("values, rows", [(1_500, 10_000), (5_000, 50_000), (50_000, 50_000)])
+def test_a_window_of_many_stationary_categories_has_no_tiny_p_value(values, rows):
+    r = np.random.default_rng(2)
+    known = categorical(r.integers(0, values, rows).astype("U6"))
+    told = [
+        statistics.compare(known, cells.count(known, pa.array(r.integers(0, values, 5_000).astype("U6"))))
+        for _ in range(5)
+    ]
+    assert all(t.p_value > 1e-4 for t in told)

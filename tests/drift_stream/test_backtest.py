@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date, timedelta
@@ -18,7 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batch import table
-from batch.backtest import Backtest, Backtested, compare
+from batch.backtest import Backtest, compare
+from batch.backtested import Backtested
 from batch.landed_rows import DEAD_LETTER_SCHEMA, FAILED_DATE
 from batch.reference_build import of_rejects
 from batch.rejudge import blocks_of, rejudge
@@ -187,6 +189,14 @@ def test_a_reference_is_built_from_the_lakes_own_rows(lake, tiny, capsys):
     assert said["windows"] >= 5 and said["from"] == "2026-06-01T06:00:00.000Z" and said["rejects"] > 0
 
 
+def test_a_stretch_that_the_lake_does_not_hold_is_told_with_what_it_holds(lake, tiny):
+    arguments = ("--reference-from", "2026-05-01", "--reference-to", "2026-05-02")
+    with pytest.raises(
+        CheckFailed, match="from 2026-05-01 to 2026-05-02, got none; the lake holds rows from 2026-05-31"
+    ):
+        run(tiny, *arguments, home=lake[0].home)
+
+
 # -- the verb, over a file
 
 
@@ -233,7 +243,8 @@ def test_a_file_tells_the_day_on_which_it_would_have_paged(tmp_path, tiny, capsy
     file, picture = write(tmp_path / "rows.parquet", 1.3, checked), tmp_path / "plot.svg"
     assert run(tiny, "--file", str(file), *DAY, "--json", "--plot", str(picture)) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["days"] == ["2026-06-02"] and told["rejects"] == (0 if checked else 800)
+    assert told["days"] == ["2026-06-02"]
+    assert 19_000 * 0.98 < told["rows"] < 20_500 and (told["rejects"] == 0 if checked else 370 < told["rejects"] < 410)
     assert told["pages"][0]["features"][0]["feature"] == "price"
     assert {f["feature"] for f in told["features"] if f["alarms"]} == {"price"}
     assert "<svg" in picture.read_text()
@@ -243,6 +254,61 @@ def test_a_quiet_file_would_have_stayed_silent(tmp_path, tiny, capsys):
     file = write(tmp_path / "rows.parquet", 1.0)
     assert run(tiny, "--file", str(file), *DAY) == 0
     assert "it would have stayed silent" in capsys.readouterr().out
+
+
+def test_what_cannot_page_is_told_first_and_is_not_called_silent(tmp_path, capsys):
+    file, contract = write(tmp_path / "rows.parquet", 100.0), tmp_path / "whole.yaml"
+    contract.write_text(TINY.replace("      segments:\n        - [region]\n", ""))
+    few = ("--reference-from", "2026-06-01", "--reference-to", "2026-06-01T08:00:00Z")
+    assert run(str(contract), "--file", str(file), *few) == 0
+    told = capsys.readouterr().out
+    assert re.match(r"price cannot page: reference 6,\d\d\d rows, 10,000 needed\n", told)
+    assert "nothing could page" in told and "stayed silent" not in told
+
+
+def test_a_file_out_of_order_says_how_many_rows_came_late(tmp_path, tiny, capsys):
+    file = write(tmp_path / "rows.parquet", 100.0)
+    pl.read_parquet(file).sample(fraction=1.0, shuffle=True, seed=1).write_parquet(file)
+    run(tiny, "--file", str(file), *DAY)
+    told = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"3\d,\d\d\d of 39,\d\d\d rows came late .*sort the file by at", told)
+
+
+def test_a_reference_that_is_not_the_contracts_kind_is_told(tmp_path, capsys):
+    contract = tmp_path / "rolling.yaml"
+    contract.write_text(TINY.replace("      rule: bank", "      rule: bank\n      reference: {kind: rolling}"))
+    run(str(contract), "--file", str(write(tmp_path / "rows.parquet", 1.0)), *DAY)
+    assert "the contract's rolling reference was not followed" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_table_fits_a_terminal_and_tells_what_judged(tmp_path, tiny, capsys):
+    run(tiny, "--file", str(write(tmp_path / "rows.parquet", 1.3)), *DAY)
+    told = capsys.readouterr().out
+    table = [line for line in told.splitlines() if line[:1] in "│┃"]
+    assert max(map(len, table)) <= 80 and any(re.search(r"price .* 2026-06-02 \d\d:00 ", line) for line in table)
+    assert re.search(r"reference of price: 19,\d\d\d rows, one law at all times, independent rows", told)
+
+
+def spoiled(path: Path, how: str) -> Path:
+    frame = pl.read_parquet(write(path, 1.0)) if how != "junk" else None
+    if frame is None:
+        path.write_bytes(b"junk")
+    else:
+        {"empty": frame.clear(), "named wrongly": frame.rename({"price": "cost"})}[how].write_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "message"),
+    [
+        ("junk", UsageError, "--file .*not readable as parquet"),
+        ("empty", UsageError, "--file .*expected rows, got none"),
+        ("named wrongly", CheckFailed, "([0-9,]+) of \\1 records are rejected: unknown_field `cost` \\1$"),
+    ],
+)
+def test_a_file_that_is_no_good_says_why(tmp_path, tiny, how, error, message):
+    with pytest.raises(error, match=message):
+        run(tiny, "--file", str(spoiled(tmp_path / "rows.parquet", how)), *DAY)
 
 
 def test_only_the_windows_asked_for_are_told(tmp_path, tiny, capsys):
@@ -260,6 +326,9 @@ def test_only_the_windows_asked_for_are_told(tmp_path, tiny, capsys):
         (("--file", "x.parquet"), UsageError, "which of its rows are the reference"),
         (("--file", "x.parquet", *DAY, "--check"), UsageError, "expected the lake"),
         (("--reference-version", "1", *DAY), UsageError, "expected one of them"),
+        (("--from", "2026-06-03", "--to", "2026-06-02"), UsageError, "--from 2026-06-03: expected a time before --to"),
+        (("--reference-from", "yesterday"), UsageError, "expected a day like 2011-04-01 .*got 'yesterday'"),
+        (("--plot", "no/such/folder.svg"), UsageError, "there is no folder"),
         (("--plot", "x.pdf", *DAY), UsageError, "ends in .svg or .png"),
         (("--from", "monday", *DAY), UsageError, "--from"),
     ],
