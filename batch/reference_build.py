@@ -58,9 +58,11 @@ def build(
     ]
     made = {}
     for feature, segment, part in chosen:
+        whole = made.get((feature.name, WHOLE))  # the whole comes first
         made[feature.name, segment] = reference_fit.fit(
             feature, segment, _column(part.to_arrow().column(feature.name)), _times(part, contract),
-            reference_fit.wish_of(plan, feature, len(chosen)), version=version, effective_from=effective_from,
+            reference_fit.wish_of(plan, feature, len(chosen), whole.slots if whole else None),
+            version=version, effective_from=effective_from,
         )  # fmt: skip
     if plan.rejects and rejects is not None:
         made[REJECTS.name, WHOLE] = of_rejects(contract, rejects, len(chosen) + 1, version, effective_from)

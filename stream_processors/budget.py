@@ -25,6 +25,7 @@ from math import log
 from pipeline.contract import DriftPlan
 from stream_processors import confseq, scan
 from stream_processors.cells import WHOLE, FeatureReference
+from stream_processors.slots import UNMATCHED
 
 Key = tuple[str, str]
 
@@ -90,14 +91,18 @@ def _rows(reference: FeatureReference) -> int:
     return reference.rows if reference.kind == "numeric" else reference.source_rows
 
 
+def _refused(reference: FeatureReference) -> str | None:
+    if _rows(reference) < smallest(reference.segment):
+        return f"reference of {_rows(reference)} rows is below {smallest(reference.segment)}"
+    if UNMATCHED in reference.evidence:
+        return f"reference of {_rows(reference)} rows is too small for the rhythm that the whole has"
+    return None
+
+
 def thresholds(plan: DriftPlan, references: Mapping[Key, FeatureReference]) -> Budget:
     """The thresholds of every reference that is large enough, sharing one page budget."""
     panes = plan.pages_per / plan.pane
-    refused = {
-        key: f"reference of {_rows(r)} rows is below {smallest(r.segment)}"
-        for key, r in references.items()
-        if _rows(r) < smallest(r.segment)
-    }
+    refused = {key: reason for key, r in references.items() if (reason := _refused(r))}
     weight = {f.name: f.weight for f in plan.watched}
     weights = {key: weight.get(key[0], 1.0) for key in sorted(references) if key not in refused}
     total = sum(weights.values())

@@ -1,6 +1,9 @@
 """PURE. From the rows of one feature to its reference: counted, its rhythm found, its dependence fitted.
 
 The order matters: a rhythm that is not matched looks like dependence, so slots come first and dependence is what they leave.
+A segment takes the rhythm of its whole without a test of its own, which its few rows might not pass; its slots are merged
+until each holds enough of them. Where they do not suffice for two slots it would be judged by a law that mixes the hours,
+and page every day: it is marked, and `budget` lets it page never (measured without that: four false pages in 20 days).
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from pipeline.times import ms
 from stream_processors import cells, dependence, rhythm
 from stream_processors.cells import KEPT_ROWS, MOST_ROWS, FeatureReference
 from stream_processors.grid import coarse_codes
-from stream_processors.slots import Slots
+from stream_processors.slots import UNMATCHED, Slots
 
 RHYTHM_ROWS = 5  # times as many rows are kept of a feature with a rhythm: each slot judges by its own share of them
 _FEWEST = 2 * dependence.LEAST_BLOCKS  # panes, to fit a dependence on half of them
@@ -32,10 +35,15 @@ class Wish:
     dependence: str = "auto"
     tests: int = 1
     named: tuple[str, ...] = ()  # categories that have a name even if no row holds them
+    inherited: bool = False  # `rhythm` is that of the whole
 
 
-def wish_of(plan: DriftPlan, feature: MonitoredFeature, tests: int) -> Wish:
-    return Wish(ms(plan.pane), plan.reference.rows, feature.rhythm or plan.rhythm, plan.dependence, tests)
+def wish_of(plan: DriftPlan, feature: MonitoredFeature, tests: int, whole: Slots | None = None) -> Wish:
+    """`whole` are the slots of the whole if this is one of its segments."""
+    asked = feature.rhythm or plan.rhythm
+    if whole is not None:
+        asked = "week" if whole.by_weekday else "hour"
+    return Wish(ms(plan.pane), plan.reference.rows, asked, plan.dependence, tests, inherited=whole is not None)
 
 
 def fit(
@@ -67,6 +75,8 @@ def fit(
         codes, _shares(known), ordered, times, pane=wish.pane, asked=wish.rhythm, tests=wish.tests
     )  # fmt: skip
     evidence: Mapping[str, float] = found.evidence
+    if wish.inherited and found.plan is None:
+        evidence = {**evidence, UNMATCHED: 1.0}
     if found.plan is not None:
         known = built(column, times, found.plan)
         codes = cell_codes(known, column)

@@ -12,6 +12,7 @@ import numpy as np
 
 from stream_processors.counts import Counts
 
+UNMATCHED = "rhythm_unmatched"  # evidence of a segment whose whole has a rhythm that it is too small to follow
 WEEK = 7 * 86_400_000  # ms
 MONDAY = 4 * 86_400_000  # the first Monday after the epoch
 
@@ -43,6 +44,11 @@ class Slots:
         0
         """
         return self.of[(time - MONDAY) % WEEK * len(self.of) // WEEK]
+
+    @property
+    def by_weekday(self) -> bool:
+        """Whether any two days of the week differ."""
+        return len(set(zip(*[iter(self.of)] * (len(self.of) // 7), strict=True))) > 1
 
     def at_each(self, times: np.ndarray) -> np.ndarray:
         """int64 slots of int64 event times."""

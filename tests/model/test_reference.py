@@ -27,7 +27,8 @@ from pipeline.contract import (
 from pipeline.errors import CheckFailed, UsageError
 from pipeline.settings import Settings, from_environment
 from stream_processors import cells
-from stream_processors.panes import clock_of
+from stream_processors.budget import thresholds
+from stream_processors.panes import WHOLE, clock_of
 from stream_processors.reference_store import ReferenceStore
 from tests.model.lake import write_events
 
@@ -106,6 +107,18 @@ def test_small_values_of_a_grouping_share_one_segment_and_nulls_belong_to_none()
     prices = {s: r.rows for (f, s), r in found.items() if f == "price"}
     assert prices["*"] == 6_000 and sum(prices.values()) - prices["*"] == 5_950
     assert ("region", "region=north") not in found
+
+
+def test_a_segment_follows_the_rhythm_of_its_whole_or_does_not_page():
+    found = made(rows(4, number=30_000, cycle=0.5, days=7))
+    assert found["price", WHOLE].slots
+    segments = {key: r for key, r in found.items() if key[0] == "price" and key[1] != WHOLE}
+    refused = thresholds(CONTRACT.drift, found).refused
+    assert segments["price", "region=north"].slots and segments["price", "region=south"].slots
+    assert all(r.slots or key in refused for key, r in segments.items())
+    few = made(rows(4, number=14_000, cycle=0.5, days=7))
+    assert few["price", WHOLE].slots and few["price", "region=south"].rows > 2_000
+    assert "rhythm" in thresholds(CONTRACT.drift, few).refused["price", "region=south"]
 
 
 def test_the_same_rows_in_another_order_give_the_same_bytes():
