@@ -41,7 +41,8 @@ def _episode(name: str, own: Sequence[Json], width: int) -> Iterator[str]:
             f"{s['segment']} {_percent(s['carries'])} of it with {_percent(s['rows'])} of the rows" for s in shares
         )
         yield from _line("carried", f"{feature} by {text}", width)
-    yield from _line("reference", f"v{told['reference_version']}", width)
+    if told["reference_version"] is not None:  # an episode of the loss has none
+        yield from _line("reference", f"v{told['reference_version']}", width)
 
 
 def _since(told: Json) -> str:
