@@ -104,6 +104,7 @@ files=(pyproject.toml)
 wanted=$(content "$PWD")
 if ! done_before package "$wanted" || [ ! -x .venv/bin/driftline ]; then
     say "installing the driftline command"
+    rm -rf driftline.egg-info   # an old one beside the code would answer first with its verbs
     .venv/bin/uv pip install -q --python .venv/bin/python --no-deps --no-build-isolation -e .
     printf '%s' "$wanted" >"$stamps/package"
 fi

@@ -30,10 +30,10 @@ from pipeline.contract import Contract
 from pipeline.errors import CheckFailed, UsageError
 from pipeline.settings import Settings
 from pipeline.times import to_ms, to_text
-from stream_processors.panes import WHOLE, Clock, clock_of
-from stream_processors.reference_store import read_store
-from stream_processors.timeline import ReferenceSet, Timeline
-from stream_processors.verdict import Verdict
+from stream_processors.judging.panes import WHOLE, Clock, clock_of
+from stream_processors.judging.timeline import ReferenceSet, Timeline
+from stream_processors.judging.verdict import Verdict
+from stream_processors.reference.store import read_store
 
 SHOWN_DIFFERENCES = 5
 MANY = 0.02  # late or rejected rows worth a word

@@ -16,8 +16,8 @@ from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
 
 from batch.backtested import Backtested
 from pipeline.times import to_ms
-from stream_processors.panes import WHOLE
-from stream_processors.verdict import Verdict
+from stream_processors.judging.panes import WHOLE
+from stream_processors.judging.verdict import Verdict
 
 ROW_INCHES, WIDTH_INCHES = 1.7, 11.0
 ROWS_DRAWN = 12  # features; with more, those with most evidence

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, field
 
 from pipeline.contract import Contract
 from pipeline.times import to_text
-from stream_processors import budget
-from stream_processors.alert import Alert
-from stream_processors.panes import WHOLE, Clock, Key
-from stream_processors.timeline import Members
-from stream_processors.verdict import Verdict
+from stream_processors.detectors import budget
+from stream_processors.judging.alert import Alert
+from stream_processors.judging.panes import WHOLE, Clock, Key
+from stream_processors.judging.timeline import Members
+from stream_processors.judging.verdict import Verdict
 
 _MUTE = ("reference_missing", "reference_too_small")
 

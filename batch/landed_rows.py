@@ -13,7 +13,7 @@ import pyarrow as pa
 from batch.table import stored_type
 from pipeline.contract import Contract, OutcomeLabel
 from pipeline.times import to_ms
-from stream_processors.dead_letters import BadDeadLetter, from_headers
+from stream_processors.dead_letters.letter import BadDeadLetter, from_headers
 
 Cell = str | int | float | bool | bytes | date | datetime | None
 Row = dict[str, Cell]

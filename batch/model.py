@@ -26,8 +26,8 @@ from batch.fitting import one_thread
 from batch.plan import FEW, Plan, compile_plan
 from pipeline.errors import CheckFailed
 from pipeline.settings import Settings
-from stream_processors import model_features
-from stream_processors.model_features import FeatureSet
+from stream_processors.live import model_features
+from stream_processors.live.model_features import FeatureSet
 
 MODEL, META, GOLDEN = "model.skops", "meta.json", "golden.arrow"
 FILES = (GOLDEN, META, MODEL)

@@ -27,10 +27,10 @@ from pipeline.errors import CheckFailed, Unreachable, UsageError
 from pipeline.logs import log
 from pipeline.settings import Settings
 from pipeline.times import to_ms, to_text
-from stream_processors import cells
-from stream_processors.cells import FeatureReference
-from stream_processors.panes import Key, clock_of
-from stream_processors.reference_store import ReferenceRecord, read_store
+from stream_processors.judging.panes import Key, clock_of
+from stream_processors.reference import cells
+from stream_processors.reference.cells import FeatureReference
+from stream_processors.reference.store import ReferenceRecord, read_store
 
 PUBLISH_S = 30.0
 

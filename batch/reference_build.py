@@ -17,10 +17,11 @@ from pipeline.blocks import VALID
 from pipeline.contract import RAW_OFFSET, RAW_PARTITION, REJECT, REJECTS, Contract
 from pipeline.errors import CheckFailed, UsageError
 from pipeline.record import CODES
-from stream_processors import cells, reference_fit
-from stream_processors.cells import FeatureReference
-from stream_processors.panes import WHOLE, Clock, Key, pooled_name, segment_name
-from stream_processors.rejects import category_of
+from stream_processors.judging.panes import WHOLE, Clock, Key, pooled_name, segment_name
+from stream_processors.reference import cells
+from stream_processors.reference import fit as reference_fit
+from stream_processors.reference.cells import FeatureReference
+from stream_processors.reference.rejects import category_of
 
 SEGMENTS_A_GROUPING = 50
 SEGMENT_ROWS = 200  # below it a segment says nothing at all; the drift budget's own floor for paging is higher
@@ -73,7 +74,7 @@ def outcomes(records: pl.DataFrame, rows: pl.DataFrame, time: str) -> pa.Table:
     """Records by outcome (`valid`, or the reason why not) and the event time (ms) where their partition's log stood.
 
     `records` holds coordinate, event time and reject code (null = valid) of all that lies between the reference's `rows`.
-    What stands before a partition's first valid row has no place (`stream_processors.rejects`), and what stands before or
+    What stands before a partition's first valid row has no place (`stream_processors.reference.rejects`), and what stands before or
     behind the rows' event times, where late ones are, is another stretch: both are left out.
     """
     own = pl.when(pl.col(REJECT).is_null()).then(_ms(pl.col(time)))

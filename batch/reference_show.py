@@ -12,10 +12,11 @@ from rich.table import Table
 from batch.reference_build import as_window
 from pipeline.contract import Contract
 from pipeline.errors import CheckFailed
-from stream_processors import budget, statistics
-from stream_processors.cells import FeatureReference
-from stream_processors.panes import Key
-from stream_processors.reference_store import ReferenceRecord, ReferenceStore
+from stream_processors.comparing import statistics
+from stream_processors.detectors import budget
+from stream_processors.judging.panes import Key
+from stream_processors.reference.cells import FeatureReference
+from stream_processors.reference.store import ReferenceRecord, ReferenceStore
 
 
 def members(store: ReferenceStore, version: int) -> Mapping[Key, FeatureReference]:

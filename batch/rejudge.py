@@ -21,15 +21,15 @@ import pyarrow.compute as pc
 
 from pipeline.blocks import VALID, Block, BlockHeader
 from pipeline.contract import RAW_OFFSET, RAW_PARTITION, REJECT, Contract
-from stream_processors import episodes
-from stream_processors.alert import Alert
-from stream_processors.episodes import Episode
-from stream_processors.judge import Closed, Judge
-from stream_processors.panes import Clock, clock_of
-from stream_processors.partial import Partial
-from stream_processors.summarise import summarise
-from stream_processors.timeline import Timeline
-from stream_processors.verdict import Verdict
+from stream_processors.judging import episodes
+from stream_processors.judging.alert import Alert
+from stream_processors.judging.episodes import Episode
+from stream_processors.judging.judge import Closed, Judge
+from stream_processors.judging.panes import Clock, clock_of
+from stream_processors.judging.partial import Partial
+from stream_processors.judging.summarise import summarise
+from stream_processors.judging.timeline import Timeline
+from stream_processors.judging.verdict import Verdict
 
 # Rows of a rebuilt block at most; it also ends where event time enters another window, so that the judge speaks window by
 # window, as it does live. Verdicts depend on neither.

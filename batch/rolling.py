@@ -11,8 +11,8 @@ from pipeline.contract import Contract, ReferencePlan
 from pipeline.logs import log
 from pipeline.settings import Settings
 from pipeline.times import ms, to_text
-from stream_processors.panes import clock_of
-from stream_processors.reference_store import read_store
+from stream_processors.judging.panes import clock_of
+from stream_processors.reference.store import read_store
 
 DAY = 86_400_000
 

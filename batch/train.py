@@ -33,7 +33,7 @@ from pipeline.times import to_ms, to_text
 
 if TYPE_CHECKING:
     from batch.fitting import Fitted, Split
-    from stream_processors.model_features import FeatureSet
+    from stream_processors.live.model_features import FeatureSet
 
 SEED = 20261121
 GOLDEN_ROWS = 16
@@ -134,7 +134,7 @@ def _train(
 ) -> Trained:
     from batch import fitting, plots
     from batch import model as bundles
-    from stream_processors import model_features
+    from stream_processors.live import model_features
 
     features = model_features.with_categories(model_features.features_for(contract), data.rows)
     matrix, label = features.matrix(data.rows), data.rows[LABEL].to_numpy()

@@ -29,9 +29,9 @@ from pipeline.kafka import headers_of
 from pipeline.lateness import late_mask
 from pipeline.settings import Settings
 from pipeline.times import ms
-from stream_processors.dead_letters import from_headers as letter_of
-from stream_processors.dead_letters_replay import marker_from
-from stream_processors.read_verbs import read as read_json
+from stream_processors.dead_letters.letter import from_headers as letter_of
+from stream_processors.dead_letters.replay import marker_from
+from stream_processors.drift.read_verbs import read as read_json
 
 T = TypeVar("T")
 Progress = Callable[[int], None]

@@ -23,16 +23,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.contract import DriftPlan, Tolerance
-from stream_processors import cells, statistics
-from stream_processors.cells import FeatureReference
-from stream_processors.counts import EMPTY, Counts
-from stream_processors.detector import Detectors, Evidence
-from stream_processors.frames import Data, alike, expect, table_of
-from stream_processors.grid import coarse_counts
-from stream_processors.monitor_options import check_alpha, check_rule, check_steps, monitored, unwatched
-from stream_processors.monitor_result import FeatureResult, Result, State, loudest
-from stream_processors.panes import WHOLE, Key, segment_name
-from stream_processors.reach import smallest_effect
+from stream_processors.comparing import statistics
+from stream_processors.detectors.detector import Detectors, Evidence
+from stream_processors.detectors.reach import smallest_effect
+from stream_processors.judging.panes import WHOLE, Key, segment_name
+from stream_processors.library.frames import Data, alike, expect, table_of
+from stream_processors.library.options import check_alpha, check_rule, check_steps, monitored, unwatched
+from stream_processors.library.result import FeatureResult, Result, State, loudest
+from stream_processors.reference import cells
+from stream_processors.reference.cells import FeatureReference
+from stream_processors.reference.counts import EMPTY, Counts
+from stream_processors.reference.grid import coarse_counts
 
 PANE_ROWS = 1_000
 RUN_LENGTH = 10_000_000  # rows between false alarms

@@ -16,9 +16,9 @@ from __future__ import annotations
 import numpy as np
 from river.base import DriftDetector
 
+from stream_processors.library.options import check_steps, tolerance_of
+from stream_processors.library.result import FeatureResult
 from stream_processors.monitor import Monitor
-from stream_processors.monitor_options import check_steps, tolerance_of
-from stream_processors.monitor_result import FeatureResult
 
 LEARN = 10_000  # the smallest reference that may alarm
 

@@ -29,16 +29,17 @@ from producers.batches import first
 from producers.sales import CATEGORIES, CHANNELS, REGIONS, Fault, World
 from producers.sales_stream import stream
 from producers.scenarios import Phase, Schedule
-from stream_processors import causes, validation
-from stream_processors.alert import Alert
-from stream_processors.causes import Kind, Quality
-from stream_processors.episodes import Episode, follow, scene_of
-from stream_processors.judge import Judge
-from stream_processors.panes import clock_of
-from stream_processors.reject_breaker import Limits, Recent
-from stream_processors.summarise import summarise
-from stream_processors.timeline import ReferenceSet, Timeline
-from stream_processors.verdict import Verdict
+from stream_processors.judging import causes
+from stream_processors.judging.alert import Alert
+from stream_processors.judging.causes import Kind, Quality
+from stream_processors.judging.episodes import Episode, follow, scene_of
+from stream_processors.judging.judge import Judge
+from stream_processors.judging.panes import clock_of
+from stream_processors.judging.summarise import summarise
+from stream_processors.judging.timeline import ReferenceSet, Timeline
+from stream_processors.judging.verdict import Verdict
+from stream_processors.validator import validation
+from stream_processors.validator.reject_breaker import Limits, Recent
 from tests.bench.report import Bar, bar
 
 KINDS: tuple[Kind, ...] = (

@@ -15,7 +15,7 @@ from confluent_kafka import KafkaException, TopicPartition
 from pipeline import kafka, topics
 from pipeline.blocks import VALID, from_headers
 from pipeline.broker import Broker
-from stream_processors import dead_letters
+from stream_processors.dead_letters import letter as dead_letters
 from tests.bench._hops import ROOT, Hops
 from tests.bench.report import progress
 from tests.corpus.cases import Record, good

@@ -12,9 +12,9 @@ from batch.rejudge import Rejudged, blocks_of, needed, rejudge
 from pipeline import contract_file
 from pipeline.contract import RAW_OFFSET, RAW_PARTITION, REJECT, Contract
 from producers.sales import BLOCK_ORDERS, CATEGORIES, CHANNELS, REGIONS, World, orders
-from stream_processors import cells
-from stream_processors.panes import WHOLE, clock_of
-from stream_processors.timeline import ReferenceSet, Timeline
+from stream_processors.judging.panes import WHOLE, clock_of
+from stream_processors.judging.timeline import ReferenceSet, Timeline
+from stream_processors.reference import cells
 from tests.bench._drift_answers import Answer, Size, shared_out
 from tests.bench._drift_order import PARTITIONS, SEED, Latest, Log, disturbed
 from tests.bench.report import bar, progress

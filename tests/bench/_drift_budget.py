@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 
-from stream_processors import cells, statistics
-from stream_processors.cells import WHOLE
-from stream_processors.detector import Detectors
+from stream_processors.comparing import statistics
+from stream_processors.detectors.detector import Detectors
+from stream_processors.reference import cells
+from stream_processors.reference.cells import WHOLE
 from tests.bench._drift_answers import Answer, Picture, Size, Table, shared_out
 from tests.bench._drift_streams import TEN, Counter, World, pages, poisson_bound
 from tests.bench.report import bar, progress

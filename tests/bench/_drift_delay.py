@@ -9,9 +9,9 @@ import pyarrow as pa
 from matplotlib.axes import Axes
 
 from pipeline.contract import MonitoredFeature
-from stream_processors import cells
-from stream_processors.cells import WHOLE, FeatureReference
-from stream_processors.detector import Detectors
+from stream_processors.detectors.detector import Detectors
+from stream_processors.reference import cells
+from stream_processors.reference.cells import WHOLE, FeatureReference
 from tests.bench._drift_answers import Answer, Picture, Size, Table, shared_out
 from tests.bench._drift_changes import CHANGES, Change, Draw, quiet, quiet_categories, standardised
 from tests.bench._drift_peers import PEERS, delay, run_length

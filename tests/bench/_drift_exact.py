@@ -9,8 +9,9 @@ import pyarrow as pa
 from scipy import stats
 
 from pipeline.contract import MonitoredFeature
-from stream_processors import cells, statistics
-from stream_processors.cells import EMPTY, Counts, FeatureReference
+from stream_processors.comparing import statistics
+from stream_processors.reference import cells
+from stream_processors.reference.cells import EMPTY, Counts, FeatureReference
 from tests.bench._drift_answers import Answer, Size, shared_out
 from tests.bench.report import bar, progress
 

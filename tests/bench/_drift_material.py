@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from scipy import special, stats
 
 from pipeline.contract import MonitoredFeature, Tolerance
-from stream_processors import cells
-from stream_processors.cells import WHOLE, FeatureReference
-from stream_processors.detector import Detectors
+from stream_processors.detectors.detector import Detectors
+from stream_processors.reference import cells
+from stream_processors.reference.cells import WHOLE, FeatureReference
 from tests.bench._drift_answers import Answer, Picture, Size, Table, shared_out
 from tests.bench._drift_changes import CATEGORIES, ranks
 from tests.bench._drift_streams import pages, plan_of

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.blocks import Block
 from pipeline.contract import Contract
-from stream_processors.timeline import Timeline
+from stream_processors.judging.timeline import Timeline
 from tests.bench._drift_answers import Answer, Size, Table, shared_out
 from tests.bench.report import bar, progress
 from tests.drift_stream.harness import IDLE_S, Harness, counted

@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from numba import njit
 
 from pipeline.contract import DriftPlan, MonitoredFeature
-from stream_processors import reference_fit
-from stream_processors.cells import WHOLE, FeatureReference
-from stream_processors.detector import Detectors
+from stream_processors.detectors.detector import Detectors
+from stream_processors.reference import fit as reference_fit
+from stream_processors.reference.cells import WHOLE, FeatureReference
 from tests.bench._drift_answers import Answer, Picture, Size, Table, shared_out
 from tests.bench._drift_streams import cells_of, packed_panes, poisson_bound
 from tests.bench.report import bar, progress

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 
-from stream_processors.detector import Detectors
+from stream_processors.detectors.detector import Detectors
 from tests.bench._drift_answers import Answer, Picture, Size, Table, shared_out
 from tests.bench._drift_streams import TEN, Counter, World, pages
 from tests.bench.report import bar, progress

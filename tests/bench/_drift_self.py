@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from matplotlib.axes import Axes
 
-from stream_processors.budget import Budget, thresholds
-from stream_processors.null_stream import NullStream, Rate, stated
-from stream_processors.sensitivity import Sensitivity
+from stream_processors.detectors.budget import Budget, thresholds
+from stream_processors.detectors.null_stream import NullStream, Rate, stated
+from stream_processors.detectors.sensitivity import Sensitivity
 from tests.bench._drift_answers import Answer, Picture, Size, Table, shared_out
 from tests.bench._drift_streams import PANE_MS, TEN, World
 from tests.bench.report import bar, progress

@@ -12,10 +12,11 @@ import pyarrow as pa
 from scipy import stats
 
 from pipeline.contract import MonitoredFeature
-from stream_processors import cells, statistics
-from stream_processors.cells import WHOLE, FeatureReference
-from stream_processors.detector import Detectors
-from stream_processors.grid import coarse_counts, coarse_many
+from stream_processors.comparing import statistics
+from stream_processors.detectors.detector import Detectors
+from stream_processors.reference import cells
+from stream_processors.reference.cells import WHOLE, FeatureReference
+from stream_processors.reference.grid import coarse_counts, coarse_many
 from tests.bench._drift_answers import Answer, Size, Table
 from tests.bench._drift_streams import PANE_MS, plan_of
 from tests.bench.report import bar, progress

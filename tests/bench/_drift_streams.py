@@ -16,10 +16,10 @@ from numba import njit
 from scipy import special
 
 from pipeline.contract import DriftPlan, MonitoredFeature
-from stream_processors import cells
-from stream_processors.cells import WHOLE, FeatureReference
-from stream_processors.detector import Detectors
-from stream_processors.grid import coarse_codes
+from stream_processors.detectors.detector import Detectors
+from stream_processors.reference import cells
+from stream_processors.reference.cells import WHOLE, FeatureReference
+from stream_processors.reference.grid import coarse_codes
 from tests.bench._drift_changes import zipf
 
 Key = tuple[str, str]

@@ -19,8 +19,9 @@ from pipeline.errors import UsageError
 from pipeline.json_record import MAX_DEPTH
 from pipeline.record import CODES
 from serving.admission import JSON_TYPE, Admission, Refusal
-from stream_processors import dead_letters, positions, reject_breaker
-from stream_processors.dead_letters import BadDeadLetter
+from stream_processors.dead_letters import letter as dead_letters
+from stream_processors.dead_letters.letter import BadDeadLetter
+from stream_processors.validator import positions, reject_breaker
 from tests.corpus import cases
 from tests.corpus.cases import good
 

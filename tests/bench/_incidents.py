@@ -23,14 +23,14 @@ import pyarrow as pa
 
 from pipeline.contract import Contract, DriftPlan, Field, MonitoredFeature, TimePlan
 from pipeline.times import to_ms
-from stream_processors import cells
-from stream_processors.alert import Alert
-from stream_processors.episodes import Episode, follow, scene_of
-from stream_processors.judge import Judge
-from stream_processors.panes import WHOLE, Key, clock_of
-from stream_processors.partial import PaneCounts, PanePart, Partial
-from stream_processors.timeline import ReferenceSet, Timeline
-from stream_processors.verdict import Verdict
+from stream_processors.judging.alert import Alert
+from stream_processors.judging.episodes import Episode, follow, scene_of
+from stream_processors.judging.judge import Judge
+from stream_processors.judging.panes import WHOLE, Key, clock_of
+from stream_processors.judging.partial import PaneCounts, PanePart, Partial
+from stream_processors.judging.timeline import ReferenceSet, Timeline
+from stream_processors.judging.verdict import Verdict
+from stream_processors.reference import cells
 from tests.bench.report import Bar, bar
 
 KINDS = ("abrupt", "ramp", "pulse", "recurring")

@@ -23,10 +23,11 @@ from pipeline.contract import MonitoredFeature
 from pipeline.contract_file import load
 from producers.sales import BLOCK_ORDERS, CATEGORIES, CHANNELS, REGIONS, World, orders
 from producers.scenarios import scenario
-from stream_processors import cells, statistics
-from stream_processors.cells import FeatureReference
-from stream_processors.detector import Detectors
-from stream_processors.grid import coarse_many
+from stream_processors.comparing import statistics
+from stream_processors.detectors.detector import Detectors
+from stream_processors.reference import cells
+from stream_processors.reference.cells import FeatureReference
+from stream_processors.reference.grid import coarse_many
 from tests.bench.report import bar, finish, progress
 
 PANES = 12  # a window

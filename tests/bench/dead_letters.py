@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 from batch import table  # noqa: E402
 from pipeline import kafka, topics  # noqa: E402
 from pipeline.times import ms, to_ms, to_text  # noqa: E402
-from stream_processors.read_verbs import Json, latest, read  # noqa: E402
+from stream_processors.drift.read_verbs import Json, latest, read  # noqa: E402
 from tests.bench._hops import Hops, hops  # noqa: E402
 from tests.bench.report import bar, finish, progress  # noqa: E402
 

@@ -16,7 +16,7 @@ from pipeline.contract_plans import LEAST_REFERENCE_ROWS
 from pipeline.contract_verbs import ContractVerb
 from pipeline.errors import UsageError
 from pipeline.settings import from_environment
-from stream_processors.budget import SMALLEST_REFERENCE
+from stream_processors.detectors.budget import SMALLEST_REFERENCE
 from tests.contracts import contract_file_named
 
 SALES = contract_file.shipped_text("sales")

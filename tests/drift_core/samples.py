@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.contract import DriftPlan, MonitoredFeature
-from stream_processors import cells
-from stream_processors.cells import FeatureReference
-from stream_processors.detector import Detectors
+from stream_processors.detectors.detector import Detectors
+from stream_processors.reference import cells
+from stream_processors.reference.cells import FeatureReference
 
 NUMBER = MonitoredFeature("price", "numeric")
 NAME = MonitoredFeature("channel", "categorical")

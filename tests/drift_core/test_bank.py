@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from stream_processors import bank, cells
+from stream_processors.detectors import bank
+from stream_processors.reference import cells
 from tests.drift_core.samples import CHANNELS, SHARES, categorical, channels, floats, numeric
 
 RNG = np.random.default_rng(11)

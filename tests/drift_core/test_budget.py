@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.contract import DriftPlan, MonitoredFeature
-from stream_processors import budget, scan
+from stream_processors.detectors import budget, scan
 from tests.drift_core.samples import PLAN, categorical, channels, numeric
 
 RNG = np.random.default_rng(15)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_processors import cells
-from stream_processors.cells import EMPTY, KEPT_ROWS, NAMED_CATEGORIES, Counts
-from stream_processors.slots import Slots, Temper
+from stream_processors.reference import cells
+from stream_processors.reference.cells import EMPTY, KEPT_ROWS, NAMED_CATEGORIES, Counts
+from stream_processors.reference.slots import Slots, Temper
 from tests.drift_core.samples import NAME, NUMBER, categorical, floats, numeric
 
 FEW = st.sampled_from([-np.inf, -1e300, -2.5, -0.0, 0.0, 5e-324, 1.0, 1.5, 2.0, 3.0, 1e300, np.inf])

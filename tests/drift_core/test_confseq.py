@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline.contract import Tolerance
-from stream_processors import cells, engine
+from stream_processors.detectors import engine
+from stream_processors.reference import cells
 from tests.drift_core.samples import NUMBER, PLAN, detectors_of, floats, numeric
 
 PAGES = replace(PLAN, rule="confseq", pages_per=timedelta(hours=100), rejects=False)  # one in 1,200 panes

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_processors.counts import EMPTY, Counts, sum_of
+from stream_processors.reference.counts import EMPTY, Counts, sum_of
 
 CODES = st.one_of(st.integers(0, 9), st.integers(0, 1 << 17), st.integers(0, (1 << 32) - 1))
 ROWS = st.one_of(st.integers(1, 3), st.integers(1, 1 << 40))

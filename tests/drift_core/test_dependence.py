@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from stream_processors.cells import FeatureReference
-from stream_processors.reference_fit import Wish, fit
+from stream_processors.reference.cells import FeatureReference
+from stream_processors.reference.fit import Wish, fit
 from tests.drift_core.samples import NAME, NUMBER
 
 MINUTE = 60_000

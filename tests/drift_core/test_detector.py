@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.contract import DriftPlan, MonitoredFeature
-from stream_processors import bank, cells
-from stream_processors.cells import FeatureReference, Slots
-from stream_processors.counts import EMPTY, Counts
-from stream_processors.detector import Detectors, Evidence, State
+from stream_processors.detectors import bank
+from stream_processors.detectors.detector import Detectors, Evidence, State
+from stream_processors.reference import cells
+from stream_processors.reference.cells import FeatureReference, Slots
+from stream_processors.reference.counts import EMPTY, Counts
 from tests.drift_core.samples import PLAN, categorical, channels, detectors_of, floats, numeric
 
 RNG = np.random.default_rng(21)

@@ -7,7 +7,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_processors import cells, grid
+from stream_processors.reference import cells, grid
 from tests.drift_core.samples import categorical, channels, floats, numeric
 
 ODD = st.sampled_from([-np.inf, -1e300, -2.5, -0.0, 0.0, 5e-324, 1.0, 1.5, 2.0, 1e300, np.inf, np.nan])

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from scipy import special, stats
 
 from pipeline.contract import DriftPlan, MonitoredFeature, Tolerance
-from stream_processors import cells, engine, material
-from stream_processors.cells import FeatureReference
+from stream_processors.detectors import engine, material
+from stream_processors.reference import cells
+from stream_processors.reference.cells import FeatureReference
 from tests.drift_core.samples import NAME, NUMBER, PLAN, categorical, channels, detectors_of, floats, numeric
 
 RNG = np.random.default_rng(61)

@@ -14,9 +14,9 @@ from scipy import stats
 
 from pipeline.contract import Tolerance
 from stream_processors import monitor as module
-from stream_processors.detector import Evidence
+from stream_processors.detectors.detector import Evidence
+from stream_processors.library.result import loudest
 from stream_processors.monitor import Monitor, budget, compare
-from stream_processors.monitor_result import loudest
 
 LIBRARY = Path(__file__).parents[2] / "docs" / "library.md"
 

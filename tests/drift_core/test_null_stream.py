@@ -9,9 +9,9 @@ import pytest
 from scipy import stats
 
 from pipeline.contract import DriftPlan
-from stream_processors import budget as budgets
-from stream_processors.null_stream import NullStream, Rate, stated
-from stream_processors.sensitivity import Sensitivity
+from stream_processors.detectors import budget as budgets
+from stream_processors.detectors.null_stream import NullStream, Rate, stated
+from stream_processors.detectors.sensitivity import Sensitivity
 from tests.drift_core.samples import PLAN, categorical, channels, numeric
 
 MINUTE = 60_000

@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from stream_processors import rhythm
-from stream_processors.cells import FeatureReference
-from stream_processors.reference_fit import Wish, fit
-from stream_processors.rhythm import DAY, FLOOR, HOUR
+from stream_processors.reference import rhythm
+from stream_processors.reference.cells import FeatureReference
+from stream_processors.reference.fit import Wish, fit
+from stream_processors.reference.rhythm import DAY, FLOOR, HOUR
 from tests.drift_core.samples import NAME, NUMBER
 
 MONDAY = 345_600_000

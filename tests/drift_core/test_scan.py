@@ -7,7 +7,7 @@ from math import log
 import numpy as np
 import pytest
 
-from stream_processors import engine
+from stream_processors.detectors import engine
 from tests.drift_core.samples import detectors_of, numeric
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.contract import Tolerance
-from stream_processors.smallest import shifted, smallest_shift
+from stream_processors.detectors.smallest import shifted, smallest_shift
 from tests.drift_core.samples import NUMBER, PLAN, categorical, channels, detectors_of, numeric
 
 RNG = np.random.default_rng(71)

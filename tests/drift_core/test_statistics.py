@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from stream_processors import categories, cells, p_values, statistics
-from stream_processors.slots import Slots
+from stream_processors.comparing import categories, p_values, statistics
+from stream_processors.reference import cells
+from stream_processors.reference.slots import Slots
 from tests.drift_core.samples import NAME, NUMBER, SHARES, categorical, channels, floats, numeric
 
 DAY0, HOUR = 345_600_000, 3_600_000  # a Monday, UTC

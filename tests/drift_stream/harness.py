@@ -7,16 +7,16 @@ from collections.abc import Sequence
 
 from pipeline.blocks import Block
 from pipeline.contract import Contract
-from stream_processors.alert import Alert
-from stream_processors.closed import Record
-from stream_processors.episodes import Episode, follow, scene_of
-from stream_processors.judge import Judge
-from stream_processors.panes import clock_of
-from stream_processors.partial import Partial, from_bytes, to_bytes
-from stream_processors.saved import from_messages, to_messages
-from stream_processors.summarise import summarise
-from stream_processors.timeline import Timeline
-from stream_processors.verdict import Verdict
+from stream_processors.judging.alert import Alert
+from stream_processors.judging.closed import Record
+from stream_processors.judging.episodes import Episode, follow, scene_of
+from stream_processors.judging.judge import Judge
+from stream_processors.judging.panes import clock_of
+from stream_processors.judging.partial import Partial, from_bytes, to_bytes
+from stream_processors.judging.saved import from_messages, to_messages
+from stream_processors.judging.summarise import summarise
+from stream_processors.judging.timeline import Timeline
+from stream_processors.judging.verdict import Verdict
 from tests.drift_stream.samples import CLOCK, CONTRACT
 
 IDLE_S = CLOCK.idle / 1000 + 1

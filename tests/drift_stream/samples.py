@@ -21,11 +21,11 @@ from pipeline.contract import (
     MonitoredFeature,
     TimePlan,
 )
-from stream_processors import cells
-from stream_processors.panes import Clock, Key, clock_of
-from stream_processors.partial import Partial
-from stream_processors.summarise import summarise
-from stream_processors.timeline import ReferenceSet, Timeline
+from stream_processors.judging.panes import Clock, Key, clock_of
+from stream_processors.judging.partial import Partial
+from stream_processors.judging.summarise import summarise
+from stream_processors.judging.timeline import ReferenceSet, Timeline
+from stream_processors.reference import cells
 
 MINUTE = 60_000
 HOUR = 60 * MINUTE

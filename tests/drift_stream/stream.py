@@ -17,7 +17,7 @@ from pipeline.blocks import Block
 from pipeline.contract import Contract
 from pipeline.kafka import producer
 from pipeline.settings import Settings
-from stream_processors.read_verbs import Json, latest, read
+from stream_processors.drift.read_verbs import Json, latest, read
 from tests.waiting import wait_until
 
 TINY = """

@@ -30,8 +30,8 @@ from pipeline.contract import RAW_PARTITION, REJECT, Contract
 from pipeline.errors import CheckFailed, UsageError
 from pipeline.settings import from_environment
 from pipeline.times import to_text
-from stream_processors.panes import clock_of
-from stream_processors.timeline import ReferenceSet, Timeline
+from stream_processors.judging.panes import clock_of
+from stream_processors.judging.timeline import ReferenceSet, Timeline
 from tests.drift_stream.harness import Harness, counted
 from tests.drift_stream.samples import CONTRACT, DAY0, HOUR, MINUTE, batch, draw, reference_set, with_plan
 from tests.drift_stream.stream import TINY

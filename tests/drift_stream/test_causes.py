@@ -10,13 +10,14 @@ import pyarrow as pa
 import pytest
 
 from pipeline.contract import REJECTS, MonitoredFeature
-from stream_processors import cells, statistics
-from stream_processors.causes import Cause, Quality, Seen, quality_of, rank
-from stream_processors.cells import Counts
-from stream_processors.panes import Key
-from stream_processors.quality_heard import QualityHeard
-from stream_processors.verdict import Verdict
-from stream_processors.volumes import Volume
+from stream_processors.comparing import statistics
+from stream_processors.drift.quality_heard import QualityHeard
+from stream_processors.judging.causes import Cause, Quality, Seen, quality_of, rank
+from stream_processors.judging.panes import Key
+from stream_processors.judging.verdict import Verdict
+from stream_processors.judging.volumes import Volume
+from stream_processors.reference import cells
+from stream_processors.reference.cells import Counts
 from tests.drift_stream.samples import DAY0, HOUR
 from tests.drift_stream.test_episodes import PLAIN
 

@@ -17,12 +17,12 @@ from pipeline import topics
 from pipeline.kafka import bounds, consumer, producer
 from pipeline.meter import Silent
 from pipeline.times import to_ms
-from stream_processors.backlog import Backlog, unused
-from stream_processors.judge_owner import JudgeOwner
-from stream_processors.panes import clock_of
-from stream_processors.partial import to_bytes
-from stream_processors.read_verbs import Alerts, Verdicts
-from stream_processors.reference_store import read_store
+from stream_processors.drift.backlog import Backlog, unused
+from stream_processors.drift.judge_owner import JudgeOwner
+from stream_processors.drift.read_verbs import Alerts, Verdicts
+from stream_processors.judging.panes import clock_of
+from stream_processors.judging.partial import to_bytes
+from stream_processors.reference.store import read_store
 from tests.drift_stream.harness import Harness, counted
 from tests.drift_stream.samples import DAY0, HOUR, blocks_of, draw, reference_rows
 from tests.drift_stream.stream import Worker, alerts, contract_in, drift, final_windows, verdicts, write, writer

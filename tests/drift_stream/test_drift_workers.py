@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from batch import reference
-from stream_processors.reference_store import read_store
+from stream_processors.reference.store import read_store
 from tests.drift_stream.harness import Harness, counted
 from tests.drift_stream.samples import DAY0, HOUR, blocks_of, draw, reference_rows
 from tests.drift_stream.stream import Worker, contract_in, final_windows, verdicts, write, writer

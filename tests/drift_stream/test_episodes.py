@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from pipeline.times import to_text
-from stream_processors.alert import Alert
-from stream_processors.closed import Finding, Tally
-from stream_processors.episodes import Episode, Scene, follow
-from stream_processors.judge import Cause, Closed
-from stream_processors.verdict import State, Verdict
+from stream_processors.judging.alert import Alert
+from stream_processors.judging.closed import Finding, Tally
+from stream_processors.judging.episodes import Episode, Scene, follow
+from stream_processors.judging.judge import Cause, Closed
+from stream_processors.judging.verdict import State, Verdict
 from tests.drift_stream.samples import CLOCK, DAY0, HOUR
 
 PLAIN = Verdict(

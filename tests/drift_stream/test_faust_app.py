@@ -9,7 +9,7 @@ import pytest
 from faust.types import TP
 
 from pipeline import topics
-from stream_processors import faust_app
+from stream_processors.drift import faust_app
 from tests.drift_stream.samples import DAY0, block
 from tests.drift_stream.stream import write, writer
 

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.contract import Tolerance
-from stream_processors import cells
-from stream_processors.slots import Slots
-from stream_processors.timeline import ReferenceSet, Timeline
+from stream_processors.judging.timeline import ReferenceSet, Timeline
+from stream_processors.reference import cells
+from stream_processors.reference.slots import Slots
 from tests.drift_stream.harness import IDLE_S, Harness, counted
 from tests.drift_stream.samples import CONTRACT, DAY0, HOUR, MINUTE, block, blocks_of, draw, reference_set, with_plan
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stream_processors.timeline import Timeline
+from stream_processors.judging.timeline import Timeline
 from tests.drift_stream.harness import IDLE_S, Harness, counted
 from tests.drift_stream.samples import (
     CONTRACT,

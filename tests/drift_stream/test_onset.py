@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from pipeline.contract import MonitoredFeature
 from pipeline.times import to_ms
-from stream_processors import cells
-from stream_processors.onset import A_SPAN, EMPTY, SPANS, History, Onset, estimate
+from stream_processors.detectors.onset import A_SPAN, EMPTY, SPANS, History, Onset, estimate
+from stream_processors.reference import cells
 from tests.drift_stream.harness import Harness, counted
 from tests.drift_stream.samples import CLOCK, DAY0, HOUR, blocks_of
 from tests.drift_stream.test_judge import TIMELINE, hours

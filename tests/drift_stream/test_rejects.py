@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from pipeline.blocks import Block
 from pipeline.contract import REJECT
-from stream_processors.cells import Counts
-from stream_processors.partial import Partial
-from stream_processors.timeline import Timeline
+from stream_processors.judging.partial import Partial
+from stream_processors.judging.timeline import Timeline
+from stream_processors.reference.cells import Counts
 from tests.drift_stream.harness import Harness, counted
 from tests.drift_stream.samples import (
     DAY0,

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 
 from monitoring.metrics import PrometheusMeter
-from stream_processors.judge import Closed, Judge
-from stream_processors.self_watch import CORE, SelfWatch
-from stream_processors.timeline import Timeline
+from stream_processors.drift.self_watch import CORE, SelfWatch
+from stream_processors.judging.judge import Closed, Judge
+from stream_processors.judging.timeline import Timeline
 from tests.drift_stream.samples import (
     CLOCK,
     CONTRACT,

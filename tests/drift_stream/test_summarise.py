@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.blocks import Block
-from stream_processors import cells, summarise
-from stream_processors.counts import EMPTY, Counts
-from stream_processors.partial import Partial, from_bytes, to_bytes
-from stream_processors.timeline import ReferenceSet, Timeline
+from stream_processors.judging import summarise
+from stream_processors.judging.partial import Partial, from_bytes, to_bytes
+from stream_processors.judging.timeline import ReferenceSet, Timeline
+from stream_processors.reference import cells
+from stream_processors.reference.counts import EMPTY, Counts
 from tests.drift_stream.samples import (
     CLOCK,
     DAY0,

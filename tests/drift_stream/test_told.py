@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from stream_processors import told
-from stream_processors.alert import Share
-from stream_processors.causes import Cause
+from stream_processors.judging import told
+from stream_processors.judging.alert import Share
+from stream_processors.judging.causes import Cause
 from tests.drift_stream.test_episodes import PLAIN, window
 from tests.drift_stream.test_episodes import told as alerts_of
 

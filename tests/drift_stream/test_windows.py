@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.contract import Contract
 from pipeline.times import to_ms
-from stream_processors.timeline import Timeline
+from stream_processors.judging.timeline import Timeline
 from tests.drift_stream.harness import IDLE_S, Harness, counted
 from tests.drift_stream.samples import CONTRACT, DAY0, HOUR, MINUTE, block, blocks_of, draw, reference_set, with_plan
 

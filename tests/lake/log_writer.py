@@ -14,8 +14,8 @@ from pipeline.blocks import VALID, BlockHeader, encode, to_headers
 from pipeline.contract import Contract
 from pipeline.settings import Settings
 from pipeline.times import to_text
-from stream_processors.dead_letters import describe
-from stream_processors.dead_letters import to_headers as letter_headers
+from stream_processors.dead_letters.letter import describe
+from stream_processors.dead_letters.letter import to_headers as letter_headers
 
 START = 1_790_000_000_000  # ms, a day in September 2026
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import contract_file
-from stream_processors import live_metrics, loss_episodes
-from stream_processors.joining import Joiner, Prediction
-from stream_processors.loss_watch import BATCH, RECENT, LossWatch
+from stream_processors.live import live_metrics, loss_episodes
+from stream_processors.live.joining import Joiner, Prediction
+from stream_processors.live.loss_watch import BATCH, RECENT, LossWatch
 
 CONTRACT = contract_file.load("sales")
 HOUR = 3_600_000

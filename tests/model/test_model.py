@@ -17,8 +17,8 @@ from batch.model import BadBundle, Scorer
 from batch.plan import FEW
 from pipeline import contract_file
 from pipeline.errors import CheckFailed, UsageError
-from stream_processors import model_features
-from stream_processors.model_features import FeatureSet
+from stream_processors.live import model_features
+from stream_processors.live.model_features import FeatureSet
 from tests.model import sales_rows
 
 CONTRACT = contract_file.load("sales")

@@ -26,10 +26,10 @@ from pipeline.contract import (
 )
 from pipeline.errors import CheckFailed, UsageError
 from pipeline.settings import Settings, from_environment
-from stream_processors import cells
-from stream_processors.budget import thresholds
-from stream_processors.panes import WHOLE, clock_of
-from stream_processors.reference_store import ReferenceStore
+from stream_processors.detectors.budget import thresholds
+from stream_processors.judging.panes import WHOLE, clock_of
+from stream_processors.reference import cells
+from stream_processors.reference.store import ReferenceStore
 from tests.model.lake import write_events
 
 MONDAY = datetime(2026, 6, 1, tzinfo=UTC)

@@ -17,7 +17,7 @@ from pipeline import contract_file, topics
 from pipeline.contract import Contract
 from pipeline.kafka import producer
 from pipeline.settings import Settings
-from stream_processors.model_features import features_for
+from stream_processors.live.model_features import features_for
 
 
 def order(i: int = 0, **changed: object) -> dict[str, object]:

@@ -15,8 +15,8 @@ from confluent_kafka import Message, TopicPartition
 from pipeline import blocks, kafka, topics
 from pipeline.blocks import BlockHeader
 from pipeline.settings import Settings
-from stream_processors import dead_letters
-from stream_processors.dead_letters import DeadLetter
+from stream_processors.dead_letters import letter as dead_letters
+from stream_processors.dead_letters.letter import DeadLetter
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,7 +10,7 @@ from batch.verify import verify
 from pipeline import bad_batches, contract_file, kafka, topics
 from pipeline.bad_batches import BadBatch
 from pipeline.broker import Broker
-from stream_processors.validation import UNREAD
+from stream_processors.validator.validation import UNREAD
 from tests.validator import corpus, segments
 from tests.validator.conftest import Dataset, MakeDataset
 from tests.waiting import wait_until

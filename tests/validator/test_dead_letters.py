@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from pipeline.contract import Reject
 from pipeline.topics import DEAD_LETTER_KEEP, DEAD_LETTER_LIMIT
-from stream_processors import dead_letters
-from stream_processors.dead_letters import BadDeadLetter, DeadLetter
+from stream_processors.dead_letters import letter as dead_letters
+from stream_processors.dead_letters.letter import BadDeadLetter, DeadLetter
 
 NOW = 1_800_000_000_123
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)

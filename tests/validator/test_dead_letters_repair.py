@@ -10,12 +10,12 @@ from pipeline import contract_file
 from pipeline.contract import Reject
 from pipeline.errors import UsageError
 from pipeline.record import examiner
-from stream_processors.dead_letters import describe
-from stream_processors.dead_letters_choice import Choice, place
-from stream_processors.dead_letters_mask import fields_of, key_text, message_text, shape, value_text
-from stream_processors.dead_letters_repair import compile_repair, unchanged
-from stream_processors.dead_letters_repair_file import load_repair
-from stream_processors.dead_letters_replay import Marker, Original, marker_from, marker_of, replay_headers, step
+from stream_processors.dead_letters.choice import Choice, place
+from stream_processors.dead_letters.letter import describe
+from stream_processors.dead_letters.mask import fields_of, key_text, message_text, shape, value_text
+from stream_processors.dead_letters.repair import compile_repair, unchanged
+from stream_processors.dead_letters.repair_file import load_repair
+from stream_processors.dead_letters.replay import Marker, Original, marker_from, marker_of, replay_headers, step
 
 SALES = contract_file.load("sales")
 NOW = 1_790_000_000_000

@@ -13,14 +13,14 @@ from pipeline import contract_file, kafka, topics
 from pipeline.cli import main
 from pipeline.errors import CheckFailed
 from pipeline.record import examiner
-from stream_processors import dead_letters_send
-from stream_processors.dead_letters_choice import Choice
-from stream_processors.dead_letters_read import Originals, audits, chosen, markers
-from stream_processors.dead_letters_repair import compile_repair
-from stream_processors.dead_letters_replay import Run, step
-from stream_processors.dead_letters_send import Replayer
-from stream_processors.read_verbs import Json, latest
-from stream_processors.read_verbs import read as read_json
+from stream_processors.dead_letters import send as dead_letters_send
+from stream_processors.dead_letters.choice import Choice
+from stream_processors.dead_letters.read import Originals, audits, chosen, markers
+from stream_processors.dead_letters.repair import compile_repair
+from stream_processors.dead_letters.replay import Run, step
+from stream_processors.dead_letters.send import Replayer
+from stream_processors.drift.read_verbs import Json, latest
+from stream_processors.drift.read_verbs import read as read_json
 from tests.drift_stream.stream import drift
 from tests.lake.log_writer import LogWriter, order
 from tests.validator.test_validate import record

@@ -7,8 +7,8 @@ from confluent_kafka import KafkaError, KafkaException
 
 from pipeline import kafka
 from pipeline.errors import Fatal
-from stream_processors import transaction
-from stream_processors.transaction import GivenUp
+from stream_processors.validator import transaction
+from stream_processors.validator.transaction import GivenUp
 
 
 def error(*, fatal: bool = False, retriable: bool = False, abort: bool = False) -> KafkaException:

@@ -11,13 +11,13 @@ import pytest
 
 from pipeline import contract_file, decode
 from pipeline.settings import from_environment
-from stream_processors import trial, validation
-from stream_processors.attempts import SUSPICIOUS, Attempts
-from stream_processors.positions import Position
-from stream_processors.reject_breaker import Limits
-from stream_processors.validation import Consumed
-from stream_processors.validator_inputs import Place
-from stream_processors.validator_judging import Judging
+from stream_processors.validator import trial, validation
+from stream_processors.validator.attempts import SUSPICIOUS, Attempts
+from stream_processors.validator.inputs import Place
+from stream_processors.validator.judging import Judging
+from stream_processors.validator.positions import Position
+from stream_processors.validator.reject_breaker import Limits
+from stream_processors.validator.validation import Consumed
 from tests.validator import corpus
 from tests.validator.conftest import Dataset
 from tests.validator.history import ROOT, check, now_ms

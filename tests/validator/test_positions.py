@@ -9,7 +9,7 @@ from confluent_kafka import TopicPartition
 
 from pipeline import kafka, topics
 from pipeline.errors import Fatal
-from stream_processors import positions
+from stream_processors.validator import positions
 from tests.validator import corpus
 
 

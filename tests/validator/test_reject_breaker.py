@@ -2,8 +2,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_processors import reject_breaker
-from stream_processors.reject_breaker import Limits, Opened, Recent, Stop, admit
+from stream_processors.validator import reject_breaker
+from stream_processors.validator.reject_breaker import Limits, Opened, Recent, Stop, admit
 
 LIMITS = Limits(ratio=0.5, over=6, run=4)
 

@@ -10,9 +10,9 @@ from pipeline import blocks, contract_file, decode
 from pipeline.blocks import VALID
 from pipeline.lateness import late_mask
 from pipeline.times import to_ms, to_text
-from stream_processors import validation
-from stream_processors.reject_breaker import Limits, Recent
-from stream_processors.validation import Consumed
+from stream_processors.validator import validation
+from stream_processors.validator.reject_breaker import Limits, Recent
+from stream_processors.validator.validation import Consumed
 
 CONTRACT = contract_file.load("sales")
 DECODER = decode.compile(CONTRACT)

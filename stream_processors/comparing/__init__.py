@@ -1,0 +1,1 @@
+"""What a closed window says beside its reference, for people."""

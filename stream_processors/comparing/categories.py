@@ -1,0 +1,134 @@
+"""PURE. What a closed window says about a categorical feature: shares, their moves, tests with small counts handled.
+
+Knows no order of the categories. Everything is finite; where there is nothing to say the reason stands instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from stream_processors.comparing.law import category_law
+from stream_processors.comparing.p_values import chi_square_p_value, share_p_value
+from stream_processors.reference.cells import FeatureReference
+from stream_processors.reference.counts import Counts
+
+SMALLEST_EXPECTED = 5.0  # rows expected in a cell of a chi-square test; cells with fewer are taken together
+MOST_VANISHED, MOST_MOVES = 10, 5  # named
+NEW = "(new)"
+
+
+@dataclass(frozen=True, slots=True)
+class CategoryFacts:
+    """See `statistics.WindowStatistics`."""
+
+    rows: int
+    undefined: str | None
+    null_ratio: float | None
+    null_ratio_reference: float
+    null_p_value: float | None = None
+    js: float | None = None
+    p_value: float | None = None
+    critical_value: float | None = None
+    at: str | None = None
+    sign: int = 0
+    effect: float | None = None
+    psi: float | None = None
+    g_statistic: float | None = None
+    g_p_value: float | None = None
+    new_share: float | None = None
+    vanished: tuple[str, ...] = ()
+    top_moves: tuple[tuple[str, float], ...] = ()
+
+
+def compare_categories(
+    reference: FeatureReference,
+    counts: Counts,
+    alpha: float,
+    slot_rows: Mapping[int, int] | None,
+    reason: str | None,
+) -> CategoryFacts:
+    """The window's shares beside those of its law; only nulls are compared if there is a `reason` to say no more."""
+    was, rows, nulls, ratio = category_law(reference, slot_rows)
+    n, total = counts.rows, counts.rows + counts.nulls
+    p_null = share_p_value(counts.nulls, total, round(nulls), round(rows + nulls)) if total and rows else None
+    told = CategoryFacts(round(rows), reason, counts.nulls / total if total else None, ratio, p_null)
+    if reason:
+        return told
+    dense = np.zeros(len(was), np.int64)
+    dense[counts.codes] = counts.n
+    moves = dense / n - was / rows
+    order = np.argsort(-np.abs(moves), kind="stable")
+    names = [*reference.categories, NEW]
+    r, w = _together(was, dense)
+    statistic, freedom = chi_square(r, w)
+    _, cells = chi_square(was, dense)
+    js = jensen_shannon(was, dense)
+    tested = freedom > 0 or js == 0  # else what has moved lies within the one cell that is left
+    g = g_test(r, w)
+    gone = np.flatnonzero((dense[:-1] == 0) & (was[:-1] * (n / rows) >= SMALLEST_EXPECTED))
+    gone = gone[np.argsort(-was[gone], kind="stable")][:MOST_VANISHED]
+    return CategoryFacts(
+        told.rows, None, told.null_ratio, ratio, p_null, js, chi_square_p_value(statistic, freedom) if tested else None,
+        _js_critical_value(cells, n, rows, alpha), names[order[0]], int(np.sign(moves[order[0]])), float(abs(moves[order[0]])),
+        psi(was, dense), g if tested else None, chi_square_p_value(g, freedom) if tested else None, float(max(0.0, moves[-1])), tuple(names[i] for i in gone),
+        tuple((names[i], float(moves[i])) for i in order[:MOST_MOVES] if moves[i]),
+    )  # fmt: skip
+
+
+def psi(reference: np.ndarray, window: np.ndarray) -> float:
+    """Population stability index sum (g - f) log(g / f) over cells, half a row added to each."""
+    f = (reference + 0.5) / (reference.sum() + 0.5 * len(reference))
+    g = (window + 0.5) / (window.sum() + 0.5 * len(window))
+    return float(np.sum((g - f) * np.log(g / f)))
+
+
+def jensen_shannon(reference: np.ndarray, window: np.ndarray) -> float:
+    """Jensen-Shannon distance: the square root of the divergence to base 2; 0 = equal, 1 = nothing in common."""
+    f, g = reference / reference.sum(), window / window.sum()
+    middle = (f + g) / 2
+    divergence = float(np.sum(special.rel_entr(f, middle) + special.rel_entr(g, middle)) / 2 / np.log(2))
+    return float(np.sqrt(min(1.0, max(0.0, divergence))))
+
+
+def chi_square(reference: np.ndarray, window: np.ndarray) -> tuple[float, int]:
+    """(Pearson's statistic of homogeneity of two samples, degrees of freedom); cells without a row in both are skipped."""
+    used = (reference + window) > 0
+    r, w = reference[used].astype(np.float64), window[used].astype(np.float64)
+    rows, n = r.sum(), w.sum()
+    statistic = np.sum(np.square(np.sqrt(rows / n) * w - np.sqrt(n / rows) * r) / (r + w))
+    return float(statistic), int(used.sum()) - 1
+
+
+def g_test(reference: np.ndarray, window: np.ndarray) -> float:
+    """G of homogeneity of two samples, 2 sum O log(O / E) over both; chi-square with as many degrees of freedom.
+
+    Twice the log likelihood ratio of two laws against one. Reference: Wilks, Ann. Math. Statist. 9 (1938) 60,
+    doi:10.1214/aoms/1177732360.
+    """
+    rows, n = reference.sum(), window.sum()
+    pooled = (reference + window) / (rows + n)
+    return float(max(0.0, 2 * np.sum(special.xlogy(reference, reference) - special.xlogy(reference, rows * pooled)
+                                     + special.xlogy(window, window) - special.xlogy(window, n * pooled))))  # fmt: skip
+
+
+def _js_critical_value(freedom: int, n: int, rows: float, alpha: float) -> float | None:
+    """The chi-square quantile as a Jensen-Shannon distance: for near samples chi2 = 8 n R / (n + R) * divergence (nats)."""
+    if freedom < 1:
+        return None
+    divergence = special.chdtri(freedom, alpha) * (n + rows) / (8 * n * rows)
+    return float(min(1.0, np.sqrt(divergence / np.log(2))))
+
+
+def _together(reference: np.ndarray, window: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cells with fewer than five rows expected in the window taken together, those without a name among them."""
+    n, rows = window.sum(), reference.sum()
+    small = (reference + window) * (n / (n + rows)) < SMALLEST_EXPECTED
+    if not small.any():
+        return reference, window
+    r = np.append(reference[~small], reference[small].sum())
+    w = np.append(window[~small], window[small].sum())
+    return r, w

@@ -1,0 +1,1 @@
+"""The records that broke the contract, and their way back."""

@@ -1,0 +1,1 @@
+"""The sequential detectors: evidence, thresholds from the page budget, and the watch over themselves."""

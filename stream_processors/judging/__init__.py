@@ -1,0 +1,1 @@
+"""From partials to verdicts, episodes and alerts: pure functions of the log."""

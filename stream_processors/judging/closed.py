@@ -1,0 +1,135 @@
+"""PURE. A closed window: what must be kept of it so that late rows can still revise its verdicts.
+
+The counts are kept for the newest windows only; older ones are read again from `drift.partials` at the offsets that the
+record names. What the detectors said is kept as it was: late rows never change it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from stream_processors.judging.panes import Key
+from stream_processors.judging.partial import PanePart, Partial
+from stream_processors.judging.verdict import State
+from stream_processors.reference.counts import EMPTY, Counts, sum_of
+
+
+class Finding(msgspec.Struct, frozen=True, array_like=True):
+    """What the detectors said about one feature and segment in a window: the moment of most evidence."""
+
+    version: int
+    e_value: float | None
+    threshold: float | None
+    rule: str
+    state: State
+    change: str | None
+    since: int  # panes before and with this one that the run lasted
+    pane: int  # when
+    lower_effect: float | None = None  # the effect is at least this, in the tolerance's unit
+    tolerance: float = 0.0
+    last: State | None = None  # after its last pane: an alarm may have returned by then
+    last_excess: float = 0.0  # evidence less its threshold then
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True):
+    """A closed window as it stands in `drift.state`."""
+
+    window: int  # its start
+    end: int
+    version: int  # of the reference that judges it
+    revision: int  # the newest one published; -1 = none yet
+    dirty: bool  # late rows came that no published verdict holds
+    offsets: tuple[int, ...]  # of every partial that holds a row of it
+    panes: tuple[tuple[int, int], ...]  # (start, on-time rows) of those that held a row when it closed
+    findings: tuple[tuple[str, str, Finding], ...]
+
+
+@dataclass(slots=True)
+class Tally:
+    """All rows of some panes under one reference version, each block's coordinate added once."""
+
+    version: int
+    seen: set[tuple[int, int, int]] = field(default_factory=set)  # (pane, partition, start)
+    offsets: set[int] = field(default_factory=set)  # of the partials
+    on_time: int = 0
+    late: int = 0
+    raw: dict[int, tuple[int, int]] = field(default_factory=dict)
+    by_partition: dict[int, tuple[int, int]] = field(default_factory=dict)  # (on-time, late) rows
+    counts: dict[Key, Counts] = field(default_factory=dict)  # on time
+    late_counts: dict[Key, Counts] = field(default_factory=dict)
+    placed: dict[Key, dict[int, int]] = field(default_factory=dict)  # on-time rows with a value by pane
+    late_placed: dict[Key, dict[int, int]] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        return self.on_time + self.late
+
+    def add(self, offset: int, partial: Partial, part: PanePart) -> bool:
+        """True if the coordinate was new; a part counted against another version adds nothing."""
+        name = (part.pane, *partial.coordinate)
+        if part.version != self.version or name in self.seen:
+            return False
+        self.seen.add(name)
+        self.offsets.add(offset)
+        self._cover(partial.partition, (part.first, part.last), (part.on_time, part.late))
+        for one in part.counts:
+            if one.on_time:
+                _put(self.counts, self.placed, one.key, part.pane, one.on_time)
+            if one.late:
+                _put(self.late_counts, self.late_placed, one.key, part.pane, one.late)
+        return True
+
+    def total(self, key: Key) -> Counts:
+        return self.counts.get(key, EMPTY) + self.late_counts.get(key, EMPTY)
+
+    def total_placed(self, key: Key) -> dict[int, int]:
+        """Rows with a value by pane, late ones included."""
+        found = dict(self.placed.get(key, {}))
+        for pane, rows in self.late_placed.get(key, {}).items():
+            found[pane] = found.get(pane, 0) + rows
+        return found
+
+    def _cover(self, partition: int, raw: tuple[int, int], rows: tuple[int, int]) -> None:
+        self.on_time, self.late = self.on_time + rows[0], self.late + rows[1]
+        if raw[0] < raw[1]:
+            low, high = self.raw.get(partition, raw)
+            self.raw[partition] = min(low, raw[0]), max(high, raw[1])
+        on_time, late = self.by_partition.get(partition, (0, 0))
+        self.by_partition[partition] = on_time + rows[0], late + rows[1]
+
+
+def together(tallies: Iterable[Tally], version: int) -> Tally:
+    """The panes of a window as one: those that `version` judges."""
+    whole, own_version = Tally(version), [t for t in tallies if t.version == version]
+    for one in own_version:
+        whole.seen |= one.seen
+        whole.offsets |= one.offsets
+        for partition, rows in one.by_partition.items():
+            whole._cover(partition, one.raw.get(partition, (0, 0)), rows)
+        for into, own in ((whole.placed, one.placed), (whole.late_placed, one.late_placed)):
+            for key, panes in own.items():
+                rows_of = into.setdefault(key, {})
+                for pane, rows in panes.items():
+                    rows_of[pane] = rows_of.get(pane, 0) + rows
+    whole.counts, whole.late_counts = (
+        _summed(t.counts for t in own_version),
+        _summed(t.late_counts for t in own_version),
+    )
+    return whole
+
+
+def _put(into: dict[Key, Counts], placed: dict[Key, dict[int, int]], key: Key, pane: int, value: bytes) -> None:
+    into[key], rows = into.get(key, EMPTY).and_bytes(value)
+    own = placed.setdefault(key, {})
+    own[pane] = own.get(pane, 0) + rows
+
+
+def _summed(many: Iterable[Mapping[Key, Counts]]) -> dict[Key, Counts]:
+    parts: dict[Key, list[Counts]] = {}
+    for one in many:
+        for key, counts in one.items():
+            parts.setdefault(key, []).append(counts)
+    return {key: sum_of(own) for key, own in parts.items()}

@@ -1,0 +1,204 @@
+"""PURE. Block x references -> partials: integer counts per event-time pane, feature and segment.
+
+Rows without a reference are only counted. Segments are those that the reference set holds (`*`, the values it was built
+with, and the pool of a grouping's other values, if it has one); a row with a null in a grouping counts in `*` only.
+Rejected rows count in the feature `reject` alone (`rejects`).
+Cost: one stable sort of the rows by pane for `*` and one for each grouping; then one call for each feature and segment.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.blocks import Block
+from pipeline.contract import RAW_OFFSET, REJECT, Contract
+from pipeline.lateness import reached_before
+from stream_processors.judging.panes import WHOLE, Clock, Key, pooled_name, segment_name
+from stream_processors.judging.partial import PaneCounts, PanePart, Partial
+from stream_processors.judging.timeline import Members, ReferenceSet, Timeline
+from stream_processors.reference import rejects
+from stream_processors.reference.grouped import Column, codes_of_reference, packed
+from stream_processors.reference.rejects import Outcomes
+
+# A partial must fit its topic (1 MiB): at most ~6 bytes a row, feature and segment grouping before compression. The cut
+# depends on the block alone, so that a block counted again under another reference has the same coordinates.
+COUNTED_VALUES = 120_000
+_NO_COUNTS = b""
+Counted = dict[int, dict[Key, list[bytes]]]  # by pane: [on time, late]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The valid rows of a piece that are counted: pane, punctuality and raw offset of each, and its columns."""
+
+    batch: pa.RecordBatch
+    panes: np.ndarray
+    late: np.ndarray
+    offsets: np.ndarray
+    kept: np.ndarray  # indices; the others came too late
+    columns: dict[str, Column]
+
+    def column(self, name: str, kind: str) -> Column:
+        if name not in self.columns:
+            self.columns[name] = Column(self.batch.column(name), kind)
+        return self.columns[name]
+
+
+def summarise(
+    block: Block, message_offset: int, contract: Contract, clock: Clock, timeline: Timeline
+) -> Iterator[Partial]:
+    """The block's partials, gap-free over its [start, end): one, or several if it has many rows."""
+    rows, times = _placed(block, contract)
+    limit = max(1, COUNTED_VALUES // (len(contract.drift.features) * (1 + len(contract.drift.segments)) or 1))
+    header, start, maximum = block.header, block.header.start, block.header.watermark
+    before = reached_before(times, maximum)
+    reached, offsets = np.maximum(before, times), rows.column(RAW_OFFSET).to_numpy()
+    late = times < before - clock.lateness
+    beyond = np.zeros(len(times), bool)
+    if clock.revise_within is not None:
+        beyond = times < before - clock.lateness - clock.revise_within
+    outcomes = rejects.outcomes_of(block, offsets, reached, clock.pane) if contract.drift.rejects else None
+    for low in range(0, max(1, rows.num_rows), limit):
+        piece = slice(low, low + limit)
+        more = low + limit < rows.num_rows
+        end = int(offsets[low + limit]) if more else header.end
+        after = int(reached[piece][-1]) if len(reached[piece]) else maximum
+        told = outcomes.between(start, end) if outcomes is not None else None
+        counted = _Rows(
+            rows.slice(low, limit),
+            times[piece] // clock.pane * clock.pane,
+            late[piece],
+            offsets[piece],
+            np.flatnonzero(~beyond[piece]),
+            {},
+        )
+        yield Partial(
+            header.contract, header.partition, start, end, message_offset, not more, timeline.generation, maximum, after,
+            int(beyond[piece].sum()), _panes(counted, told, contract, timeline), told.unplaced if told else 0,
+        )  # fmt: skip
+        start, maximum = end, after
+
+
+def _placed(block: Block, contract: Contract) -> tuple[pa.RecordBatch, np.ndarray]:
+    """(the columns to count of the valid rows that have an event time, these times in ms)."""
+    plan, time = contract.drift, contract.time.field
+    needed = dict.fromkeys((time, *(f.name for f in plan.features), *(c for s in plan.segments for c in s), RAW_OFFSET))
+    rows, rejected = block.rows.select(list(needed)), block.rows.column(REJECT)
+    if rejected.null_count < len(rejected) or rows.column(time).null_count:
+        rows = rows.filter(pc.and_(pc.is_null(rejected), pc.is_valid(rows.column(time))))
+    return rows, rows.column(time).cast(pa.timestamp("ms", "UTC")).cast(pa.int64()).to_numpy()
+
+
+def _panes(rows: _Rows, outcomes: Outcomes | None, contract: Contract, timeline: Timeline) -> tuple[PanePart, ...]:
+    order = rows.kept[_sorted(rows.panes[rows.kept], rows.late[rows.kept])]
+    bounds = _bounds(rows.panes[order], rows.late[order])
+    held: dict[int, list[int]] = {}  # pane -> on-time rows, late rows, first offset, last offset
+    for low, high in itertools.pairwise(bounds.tolist()):
+        own = rows.offsets[order[low:high]]
+        pane = held.setdefault(int(rows.panes[order[low]]), [0, 0, 2**62, -1])
+        pane[int(rows.late[order[low]])] += high - low
+        pane[2:] = min(pane[2], int(own.min())), max(pane[3], int(own.max()))
+    by_pane = dict(outcomes.by_pane()) if outcomes is not None else {}
+    sets = {pane: timeline.at(pane) for pane in sorted({*held, *by_pane})}
+    counted: Counted = {pane: {} for pane in sets}
+    for found in {s.version: s for s in sets.values() if s is not None}.values():
+        _count_under(found, rows, sets, contract, counted)
+    for pane, told in by_pane.items():
+        found = sets[pane]
+        reference = found.load().get((REJECT, WHOLE)) if found else None
+        if reference is not None and outcomes is not None:
+            counts = rejects.counts_of(reference, outcomes.names, told)
+            counted[pane][REJECT, WHOLE] = [counts.to_bytes(), _NO_COUNTS]
+    return tuple(
+        _part(pane, found, held.get(pane, [0, 0, 0, -1]), counted[pane])
+        for pane, found in sets.items()
+        if pane in held or counted[pane]
+    )
+
+
+def _part(pane: int, found: ReferenceSet | None, held: Sequence[int], counted: dict[Key, list[bytes]]) -> PanePart:
+    on_time, late, first, last = held
+    counts = tuple(PaneCounts(f, s, *pair) for (f, s), pair in sorted(counted.items()))
+    return PanePart(pane, found.version if found else 0, on_time, late, first, last + 1, counts)
+
+
+def _count_under(
+    found: ReferenceSet, rows: _Rows, sets: dict[int, ReferenceSet | None], contract: Contract, counted: Counted
+) -> None:
+    """Count the panes that one reference version judges."""
+    own = [pane for pane, judge in sets.items() if judge is not None and judge.version == found.version]
+    kept = rows.kept if len(own) == len(sets) else rows.kept[np.isin(rows.panes[rows.kept], own)]
+    members = found.load()
+    _count(rows, kept[_sorted(rows.panes[kept], rows.late[kept])], members, WHOLE, contract, counted)
+    known = {segment for _, segment in members}
+    for columns in contract.drift.segments:
+        codes, names = _segment_codes(rows.batch, columns, known)
+        inside = kept[codes[kept] >= 0]
+        order = inside[_sorted(codes[inside], rows.panes[inside], rows.late[inside])]
+        edges = np.searchsorted(codes[order], np.arange(len(names) + 1))
+        for name, (low, high) in zip(names, itertools.pairwise(edges.tolist()), strict=True):
+            if low < high:
+                _count(rows, order[low:high], members, name, contract, counted)
+
+
+def _count(
+    rows: _Rows, order: np.ndarray, members: Members, segment: str, contract: Contract, counted: Counted
+) -> None:
+    """Count every feature of sorted rows, all panes in one call."""
+    if not len(order):
+        return
+    bounds = _bounds(rows.panes[order], rows.late[order])
+    firsts = order[bounds[:-1]]
+    places = list(zip(rows.panes[firsts].tolist(), rows.late[firsts].tolist(), strict=True))
+    for feature in contract.drift.features:
+        reference = members.get((feature.name, segment))
+        if reference is None:
+            continue
+        codes = rows.column(feature.name, feature.kind).codes(reference, order)
+        for (pane, late), value in zip(places, packed(codes, bounds, codes_of_reference(reference)), strict=True):
+            counted[pane].setdefault((feature.name, segment), [_NO_COUNTS, _NO_COUNTS])[late] = value
+
+
+def _sorted(*keys: np.ndarray) -> np.ndarray:
+    """Stable order by the first key, then the next. Few distinct keys fit 16 bits, which numpy sorts in linear time."""
+    whole, size = np.zeros(len(keys[0]), np.int64), 1
+    for key in keys:
+        distinct, place = np.unique(key, return_inverse=True)
+        whole, size = whole * len(distinct) + place, size * max(1, len(distinct))
+    return np.argsort(whole.astype(np.uint16) if size <= 2**16 else whole, kind="stable")
+
+
+def _bounds(panes: np.ndarray, late: np.ndarray) -> np.ndarray:
+    """Where runs of equal (pane, late) begin in sorted rows, and where the last one ends."""
+    if not len(panes):
+        return np.zeros(1, np.int64)
+    edges = np.flatnonzero((panes[1:] != panes[:-1]) | (late[1:] != late[:-1])) + 1
+    return np.concatenate(([0], edges, [len(panes)]))
+
+
+def _segment_codes(rows: pa.RecordBatch, columns: tuple[str, ...], known: set[str]) -> tuple[np.ndarray, list[str]]:
+    """(segment of each row, names by code); -1 = a null in one of the columns, or no segment to count in."""
+    codes, values = np.zeros(rows.num_rows, np.int64), [()]
+    for column in columns:
+        encoded = rows.column(column).dictionary_encode()
+        own = encoded.indices.fill_null(-1).to_numpy().astype(np.int64)
+        dictionary = encoded.dictionary.to_pylist()
+        joined = np.where((codes < 0) | (own < 0), -1, codes * max(1, len(dictionary)) + own)
+        present, codes = np.unique(joined, return_inverse=True)
+        values = [
+            () if c < 0 else (*values[c // len(dictionary)], dictionary[c % len(dictionary)]) for c in present.tolist()
+        ]
+        codes = codes - (len(present) > 0 and present[0] < 0)
+        values = values[1:] if len(present) and present[0] < 0 else values
+    pool = pooled_name(columns)
+    own_names = [segment_name(columns, v) for v in values]
+    counted_in = [name if name in known else pool if pool in known else None for name in own_names]
+    names = sorted({name for name in counted_in if name is not None})
+    of = np.array([*(-1 if name is None else names.index(name) for name in counted_in), -1], np.int64)
+    return of[codes], names

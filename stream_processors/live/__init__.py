@@ -1,0 +1,1 @@
+"""The model on the stream: scores, outcomes, loss."""

@@ -1,0 +1,257 @@
+"""PURE. Whether a feature has a daily or weekly rhythm, and which stretches of the week get a law of their own.
+
+Knows the coarse cell and the event time of each reference row, nothing of the stream. The arrival rate is no rhythm: only
+what the values are by the hour counts.
+
+Test. The cells are scored with up to 16 functions that are orthonormal under the pool (numbers: Legendre polynomials of the
+rank, of order 1 to 4; categories: one a cell; nulls: one). For each score, hours of one day are compared with the same hours
+of other days: F = (variation between hours of day) / (variation of one hour between days), whose denominator holds
+whatever makes rows of an hour alike, so that dependence within hours is not taken for a rhythm. Fisher's law of F, Bonferroni
+over scores, features and segments: SIZE in all. It takes three days. Weekdays likewise: means and first harmonics of the
+days, without the hours' effect, F between weekdays over days of one weekday; it takes fifteen days.
+
+Size. The same scores say how far the slots' laws lie from the pool: the root of the sum over scores of the variance of slot
+means without noise is, for a shift, its size in standard deviations (the chi distance). Below SMALLEST, rms over the day,
+a rhythm is left alone: it is a wave of 0.035 sd, and half the bank's smallest alternative gathers no evidence. Weekdays
+that do not differ share their slots from the start.
+
+Cost O(rows) + O(stretches * cells * scores). Reference: Scheffe, The Analysis of Variance, 1959.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from stream_processors.reference.slots import MONDAY, WEEK, Slots
+
+SIZE = 0.01  # chance of a rhythm found anywhere, where there is none
+SMALLEST = 0.025  # rms over the day, in standard deviations of a shift
+STEEP = 0.03  # rms of a shift within an hour above which quarters of an hour are told apart
+FLOOR = 2_000  # rows of a slot
+QUARTER_ROWS = 8_000  # rows of a slot of a quarter of an hour; fewer cost more than they mend
+DAYS, WEEK_DAYS = 3, 15  # that a daily and a weekly rhythm take to be seen
+HOUR, DAY = 3_600_000, 86_400_000
+CUTS = (24, 12, 8, 6, 4, 3, 2, 1)  # stretches of a day
+ORDERS, MOST_SCORES = (1, 2, 3, 4), 16
+_PARTITIONS = (
+    ((0,), (1,), (2,), (3,), (4,), (5,), (6,)),
+    ((0, 1, 2, 3, 4), (5,), (6,)),
+    ((0, 1, 2, 3, 4), (5, 6)),
+    ((0, 1, 2, 3, 4, 5, 6),),
+)  # finest first; a partition that a merge leaves is never finer than those of its parts
+ALIKE = len(_PARTITIONS) - 1
+_NAMES = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A plan of slots, not yet counted, or None; and what was measured, found or not."""
+
+    plan: Slots | None
+    evidence: Mapping[str, float]
+
+
+def find(
+    codes: np.ndarray,
+    shares: np.ndarray,
+    ordered: bool,
+    times: np.ndarray,
+    *,
+    pane: int,
+    asked: str = "auto",
+    tests: int = 1,
+) -> Found:
+    """The rhythm of one feature: `codes` are the coarse cells of its rows, `times` their event times (ms).
+
+    `asked` is the contract's word: `auto` decides by test, `hour` and `week` take slots without one, `none` none. A pane is
+    judged by the slot that it begins in, so no stretch is shorter than a pane.
+    """
+    if asked == "none" or not len(codes):
+        return Found(None, {})
+    phi = scores(shares, ordered)
+    day = times // DAY
+    days = int(day.max() - day.min()) + 1
+    evidence: dict[str, float] = {"days": days}
+    hourly, finest, steep = asked in ("hour", "week"), 0 if asked == "week" else ALIKE, 0.0
+    if days >= DAYS and phi.shape[1]:
+        p, size, steep = _hours(codes, times, phi)
+        evidence |= {"hour_p_value": min(1.0, p * tests), "hour_size": size, "hour_steepness": steep}
+        hourly = hourly or (asked == "auto" and p * tests < SIZE / 2 and size >= SMALLEST)
+    if days >= WEEK_DAYS and phi.shape[1]:
+        weekdays = _Weekdays(codes, times, phi)
+        p, size = weekdays.test(range(7))
+        evidence |= {"week_p_value": min(1.0, p * tests), "week_size": size}
+        if asked == "auto" and p * tests < SIZE / 2 and size >= SMALLEST:
+            finest = weekdays.partition(SIZE / 2 / tests)
+            hourly = hourly or weekdays.shaped
+    if not hourly and finest == ALIKE:
+        return Found(None, evidence)
+    valued = codes < len(shares) - 1
+    fine = 4 if steep >= STEEP and valued.sum() >= 96 * QUARTER_ROWS else 1
+    cuts = [c for c in (24 * fine, *CUTS) if (hourly or c == 1) and (DAY // c % pane == 0 or 4 * pane <= DAY // c)]
+    return Found(plan_of(times[valued], cuts[0], finest) if cuts else None, evidence)
+
+
+def scores(shares: np.ndarray, ordered: bool) -> np.ndarray:
+    """float64[cells, S]: functions of the cell with mean 0 and variance 1 under the shares, uncorrelated.
+
+    The shares are those of all cells, `unseen` and `null` the last two.
+    """
+    values, size = shares[:-2], len(shares)
+    columns = []
+    if ordered:
+        held = max(float(values.sum()), 1e-300)
+        rank = (np.cumsum(values) - values / 2) / held
+        columns += [np.append(special.eval_legendre(k, 2 * rank - 1), (0.0, 0.0)) for k in ORDERS]
+        if len(values) <= MOST_SCORES // 2:
+            columns = [np.eye(size)[k] for k in range(len(values))]
+    else:
+        top = np.argsort(-values, kind="stable")[:MOST_SCORES]
+        columns += [np.eye(size)[k] for k in np.sort(top)]
+    columns += [np.eye(size)[size - 2], np.eye(size)[size - 1]]
+    kept: list[np.ndarray] = []
+    for column in columns:  # Gram-Schmidt under the shares
+        left = column - shares @ column
+        for one in kept:
+            left = left - (shares * one) @ left * one
+        spread = np.sqrt(shares @ np.square(left))
+        if spread > 1e-6 * max(1.0, np.sqrt(shares @ np.square(column))) and spread > 1e-4:
+            kept.append(left / spread)
+    return np.stack(kept, 1) if kept else np.empty((size, 0))
+
+
+def _sums(codes: np.ndarray, of: np.ndarray, number: int, phi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, sums of each score) by group."""
+    size = len(phi)
+    held = np.bincount(of * size + codes, minlength=number * size).reshape(number, size)
+    return held.sum(1), held @ phi
+
+
+def _hours(codes: np.ndarray, times: np.ndarray, phi: np.ndarray) -> tuple[float, float, float]:
+    """(p-value, size, steepness within an hour) of the daily rhythm."""
+    first = int(times.min()) // DAY
+    days = int(times.max()) // DAY - first + 1
+    n, total = _sums(codes, (times - first * DAY) // HOUR, days * 24, phi)
+    group = np.arange(days * 24) % 24
+    p, size, means = _nested(n, total, group, 24)
+    slope = (np.roll(means, -1, 0) - np.roll(means, 1, 0)) / 2
+    held = np.bincount(group, weights=n, minlength=24)
+    noise = means.shape[1] / (2 * max(1.0, float(held.mean())))
+    steep = np.sqrt(max(0.0, float(np.square(slope).sum(1).max()) - 3 * noise) / 12)
+    return p, size, float(steep)
+
+
+class _Weekdays:
+    """What weekdays add to the hours: by day, the mean of each score without the hours' effect, and its first harmonic."""
+
+    def __init__(self, codes: np.ndarray, times: np.ndarray, phi: np.ndarray):
+        first = int(times.min()) // DAY
+        days = int(times.max()) // DAY - first + 1
+        n, total = _sums(codes, (times - first * DAY) // HOUR, days * 24, phi)
+        hour = np.arange(days * 24) % 24
+        held = np.bincount(hour, weights=n, minlength=24)
+        means = np.stack([np.bincount(hour, weights=column, minlength=24) for column in total.T], 1)
+        left = total - n[:, None] * (means / np.maximum(1, held)[:, None])[hour]
+        wave = 2 * np.pi * np.arange(24) / 24
+        parts = [np.ones(24), np.sqrt(2) * np.cos(wave), np.sqrt(2) * np.sin(wave)]
+        self._daily = [(left.reshape(days, 24, -1) * part[:, None]).sum(1) for part in parts]
+        self._n = n.reshape(days, 24).sum(1)
+        self._weekday = (first + np.arange(days) - MONDAY // DAY) % 7
+        self.shaped = False  # whether the difference is one of the hours' profile
+
+    def test(self, among: range) -> tuple[float, float]:
+        """(p-value, size) of differences among these weekdays."""
+        days = np.isin(self._weekday, among)
+        found = [_nested(self._n[days], daily[days], self._weekday[days], 7)[:2] for daily in self._daily]
+        p = [f[0] for f in found]
+        if len(among) == 7:
+            self.shaped = min(p[1:]) < p[0]
+        return min(1.0, min(p) * len(p)), float(np.sqrt(sum(f[1] ** 2 for f in found)))
+
+    def partition(self, alpha: float) -> int:
+        """The finest partition of the weekdays that shows; some difference among all seven has been found."""
+        if self.test(range(5))[0] < alpha:
+            return 0
+        return 1 if self.test(range(5, 7))[0] < alpha else 2
+
+
+def _nested(n: np.ndarray, total: np.ndarray, group: np.ndarray, groups: int) -> tuple[float, float, np.ndarray]:
+    """(p-value by Bonferroni over scores, size without noise, means by group) of groups over bins within groups."""
+    held = np.bincount(group, weights=n, minlength=groups)
+    sums = np.stack([np.bincount(group, weights=column, minlength=groups) for column in total.T], 1)
+    used = held > 0
+    means = np.where(used[:, None], sums / np.maximum(1, held)[:, None], 0.0)
+    whole = total.sum(0) / max(1, n.sum())
+    between = (held[:, None] * np.square(means - whole))[used].sum(0)
+    bins = n > 0
+    own = total[bins] / n[bins, None]
+    within = (n[bins, None] * np.square(own - means[group[bins]])).sum(0)
+    top, bottom = int(used.sum()) - 1, int(bins.sum()) - int(used.sum())
+    if top < 1 or bottom < 1:
+        return 1.0, 0.0, means
+    noise = within / bottom
+    ratio = between / top / np.maximum(noise, 1e-300)
+    p = float(special.fdtrc(top, bottom, ratio).min()) * total.shape[1]
+    size = float(np.sqrt(max(0.0, float((between - top * noise).sum()) / n.sum())))
+    return min(1.0, p), size, means
+
+
+def plan_of(times: np.ndarray, cuts: int, finest: int) -> Slots | None:
+    """Slots of a day in `cuts` stretches, and of weekdays at most as `finest` parts them, each with at least FLOOR of the rows; None if only one is left.
+
+    Where rows are few, weekdays are given up first, then neighbouring stretches are merged.
+    """
+    at = (times - MONDAY) % WEEK * (7 * cuts) // WEEK
+    held = np.bincount(at, minlength=7 * cuts).reshape(7, cuts)
+    blocks = [_Block(i, i + 1, *_finest(held[:, i], finest)) for i in range(cuts)]
+    while len(blocks) > 1 and min(b.least for b in blocks) < FLOOR:
+        i = min(range(len(blocks)), key=lambda k: (blocks[k].least, k))
+        beside = [k for k in (i - 1, i + 1) if 0 <= k < len(blocks)]
+        low = min(i, min(beside, key=lambda k: (blocks[k].rows, k)))
+        a, b = blocks[low], blocks[low + 1]
+        coarser = max(finest, a.partition, b.partition)
+        merged = _Block(a.start, b.end, *_finest(held[:, a.start : b.end].sum(1), coarser))
+        blocks[low : low + 2] = [merged]
+    groups = [(b, days) for b in blocks for days in _PARTITIONS[b.partition]]
+    if len(groups) < 2 or min(b.least for b in blocks) < FLOOR:
+        return None
+    of = np.zeros((7, cuts), np.int64)
+    for number, (block, days) in enumerate(groups):
+        of[list(days), block.start : block.end] = number
+    names = tuple(_name(days, block.start, block.end, cuts) for block, days in groups)
+    return Slots(tuple(of.reshape(-1).tolist()), names)
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Stretches [start, end) of the day, and how their weekdays are grouped."""
+
+    start: int
+    end: int
+    partition: int
+    least: int  # rows of the smallest group
+    rows: int
+
+
+def _finest(held: np.ndarray, finest: int) -> tuple[int, int, int]:
+    """(the finest partition of the weekdays whose groups reach the floor, or the coarsest; its smallest group; rows)."""
+    for partition in range(finest, len(_PARTITIONS)):
+        least = min(int(held[list(days)].sum()) for days in _PARTITIONS[partition])
+        if least >= FLOOR or partition == ALIKE:
+            return partition, least, int(held.sum())
+    raise AssertionError("unreachable")
+
+
+def _name(days: tuple[int, ...], start: int, end: int, cuts: int) -> str:
+    """
+    >>> _name((0, 1, 2, 3, 4), 2, 5, 24), _name((0, 1, 2, 3, 4, 5, 6), 9, 10, 96), _name((5,), 0, 24, 24)
+    ('Mon-Fri 02-05', '02:15-02:30', 'Sat')
+    """
+    when = [f"{i * 24 // cuts:02}" + (f":{i * 1440 // cuts % 60:02}" if cuts > 24 else "") for i in (start, end)]
+    text = "" if (start, end) == (0, cuts) else "-".join(when)
+    which = "" if len(days) == 7 else _NAMES[days[0]] + (f"-{_NAMES[days[-1]]}" if len(days) > 1 else "")
+    return f"{which} {text}".strip() or "always"

@@ -1,0 +1,96 @@
+"""EDGE. The validator's numbers: what was committed, where the time goes, how far behind it is."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import Protocol
+
+from confluent_kafka import Consumer, TopicPartition
+
+from pipeline import topics
+from pipeline.blocks import VALID
+from pipeline.contract import Contract
+from pipeline.meter import Meter
+from stream_processors.validator import validation
+from stream_processors.validator.validation import Judged, Piece
+
+LAG_EVERY_S = 1.0
+
+
+class Progress(Protocol):
+    """How far a partition is."""
+
+    seen: int
+    append_ms: int | None
+
+
+class Measures:
+    def __init__(self, contract: Contract, process: str, meter: Meter):
+        self._contract, self._process, self._meter = contract, process, meter
+        self._topic = topics.events(contract.id)
+        self._newest = 0  # event time, ms
+        self._lag_at = 0.0
+        self._phases: Counter[str] = Counter()  # seconds, since the first record
+        self._first: tuple[float, float] | None = None  # wall and CPU time at which the first batch began
+        self._last = (0.0, 0.0)  # ... and at which the last commit was through
+        self._records = 0
+
+    def spent(self, phase: str, began: float) -> float:
+        now = time.perf_counter()
+        self._phases[phase] += now - began
+        self._meter.inc("driftline_validate_phase_seconds_total", now - began, dataset=self._contract.id, phase=phase)
+        return now
+
+    def began(self) -> None:
+        """The first records are here: from now on the time counts for `summary`."""
+        if self._first is None:
+            self._first = time.perf_counter(), time.process_time()
+            self._phases.clear()
+
+    def summary(self) -> dict[str, object]:
+        """From the first record to the last commit: records, seconds, CPU seconds of all threads, seconds by phase."""
+        wall, cpu = (b - a for a, b in zip(self._first or self._last, self._last, strict=True))
+        phases = ",".join(f"{name}:{seconds:.3f}" for name, seconds in self._phases.items())
+        return {"records": self._records, "seconds": f"{wall:.3f}", "cpu_seconds": f"{cpu:.3f}", "phases": phases}
+
+    def committed(self, judged: Judged, pieces: list[Piece]) -> None:
+        dataset, inc = self._contract.id, self._meter.inc
+        counts = dict(judged.decoded.counts)
+        self._records += len(judged.consumed.values)
+        self._last = time.perf_counter(), time.process_time()
+        inc("driftline_records_validated_total", counts.pop(VALID), dataset=dataset, outcome="valid")
+        inc("driftline_records_validated_total", sum(counts.values()), dataset=dataset, outcome="dead")
+        for reason, n in counts.items():
+            inc("driftline_rejects_total", n, dataset=dataset, reason=reason)
+        inc("driftline_late_rows_total", validation.late(judged, self._contract), dataset=dataset)
+        inc("driftline_blocks_total", len(pieces), dataset=dataset)
+        for piece in pieces:
+            self._meter.observe("driftline_block_rows", piece.rows, dataset=dataset)
+        if len(judged.decoded.event_times):
+            self._newest = max(self._newest, int(judged.decoded.event_times.max()))
+            self._meter.set("driftline_event_time_seconds", self._newest / 1000, process=self._process, dataset=dataset)
+
+    def unread(self, offsets: int) -> None:
+        """A bad batch, accounted for."""
+        dataset, inc = self._contract.id, self._meter.inc
+        inc("driftline_records_validated_total", offsets, dataset=dataset, outcome="dead")
+        inc("driftline_rejects_total", offsets, dataset=dataset, reason=validation.UNREAD)
+        inc("driftline_blocks_total", 1, dataset=dataset)
+
+    def lag(self, consumer: Consumer, places: Mapping[int, Progress]) -> None:
+        now = time.monotonic()
+        if now - self._lag_at < LAG_EVERY_S:
+            return
+        self._lag_at, oldest = now, None
+        for p, place in places.items():
+            _, high = consumer.get_watermark_offsets(TopicPartition(self._topic, p), cached=True)
+            lag = max(0, high - place.seen) if high >= 0 else 0
+            self._meter.set(
+                "driftline_consumer_lag_records", lag, process=self._process, topic=self._topic, partition=str(p)
+            )
+            if lag and place.append_ms is not None:
+                oldest = place.append_ms if oldest is None else min(oldest, place.append_ms)
+        age = 0.0 if oldest is None else max(0.0, time.time() - oldest / 1000)
+        self._meter.set("driftline_oldest_unread_age_seconds", age, process=self._process, topic=self._topic)
