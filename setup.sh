@@ -29,6 +29,7 @@ java_17 || missing+=(java-runtime)
 [ -n "$(ls .driftline/kafka/libs/kafka_*.jar 2>/dev/null)" ] || have mvn || missing+=(maven)
 { have prometheus && have promtool; } || missing+=(prometheus)
 have prometheus-alertmanager || have alertmanager || missing+=(prometheus-alertmanager)
+have strace || missing+=(strace)   # tests kill and fail the compactor at single system calls
 
 # The packages start their daemons when they are installed. For the time of the installation a policy says no, unless
 # the machine has a policy of its own; what we installed is also kept from starting with the machine. Nothing that ran
