@@ -3,10 +3,11 @@
 Claims, per partition, over the raw records below the committed offset:
 1. each is valid or dead, exactly once: in one block as a valid row or not, with a dead letter iff it is not valid;
 2. the valid topic holds the valid records' bytes, in their order, and nothing else;
-3. a dead letter is of the record that its coordinate names (SHA-256 of key and value), in raw order;
+3. a dead letter holds the record that its coordinate names (SHA-256 of key and value), in raw order;
 4. blocks follow each other without gap or overlap, and never run ahead of the raw log;
 5. the lake holds the coordinates of the valid rows below its own position, each once: a prefix;
-6. a replay marker has one replayed record, and no record is replayed twice.
+6. a replay marker has one replayed record, and no record is replayed twice;
+7. a block's watermark is the greatest event time of its own partition's valid rows before it: lateness hangs on it.
 It streams: memory is one block, a window of records out of their place, and 32 bytes a replay, whatever the length of
 the log. Knows no Kafka and no table.
 """
@@ -93,7 +94,11 @@ class _Walk:
     def _in_order(self, blocks: Iterable[BlockRange]) -> Iterator[BlockRange]:
         """Blocks that tile the log; a repeated one is reported and not walked twice. Blocks below `start` have lost their raw records."""
         at: int | None = None
+        reached: int | None = None  # the greatest event time so far
         for block in blocks:
+            if (at is not None and block.start == at) or (at is None and block.start == self.h.start == 0):
+                self._check_watermark(block, reached)
+            reached = max((t for t in (reached, block.watermark, block.newest) if t is not None), default=None)
             if block.end <= self.h.start and block.end > block.start:
                 at = block.end
                 continue
@@ -116,6 +121,14 @@ class _Walk:
         if at is not None and at < self.committed:
             self.say("ahead", at, f"the committed offset is {self.committed}, blocks end at {at}")
 
+    def _check_watermark(self, block: BlockRange, reached: int | None) -> None:
+        if block.watermark != reached:
+            self.say(
+                "wrong_watermark",
+                block.start,
+                f"block [{block.start},{block.end}) says that event time had reached {block.watermark}, its partition had reached {reached}",
+            )
+
     def _judge(self, record: RawRecord, valid: bool, counted: bool) -> None:
         if counted:
             self._count(record)
@@ -132,7 +145,11 @@ class _Walk:
         if not valid and letter is None and counted and record.offset >= self.covered:
             self.say("lost", record.offset, "is neither a valid row of its block nor a dead letter")
         if letter is not None and letter.digest != record.digest and letter.digest is not None:
-            self.say("altered", record.offset, "its dead letter's SHA-256 is not that of the raw record")
+            self.say(
+                "altered",
+                record.offset,
+                "its dead letter does not hold the bytes of the raw record, or says another SHA-256",
+            )
         self.lake.at(record.offset, valid)
         if valid and self.copies is not None and record.digest is not None:
             self.copies.at(record.offset, record.digest, counted)

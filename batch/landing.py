@@ -16,6 +16,7 @@ from typing import Protocol
 import polars as pl
 import pyarrow as pa
 from confluent_kafka import Message
+from deltalake.exceptions import DeltaError
 
 from batch.compaction import Pending, Plan, check_counts, check_schema, check_source, fit, lake_rows, plan, ranges_text
 from batch.landed_rows import Landed, Row
@@ -69,6 +70,7 @@ class EventsLanding:
         self._pending: list[Pending] = []
         self._rules = Quality(contract, partitions, table.position, clock)
         self._unjudged = False  # blocks were read since the open windows were last judged
+        self._verdicts: list[QualityVerdict] = []  # of closed windows, in no commit yet
 
     def position(self, partition: int) -> int | None:
         """Where open windows begin: blocks before the table's end feed the rules only."""
@@ -92,19 +94,19 @@ class EventsLanding:
 
     def flush(self, final: bool = False) -> None:
         # 1. verdicts of closed windows to their topic  2. the commit, with their status. A crash between the two
-        # publishes them again, equal, under the same key.
-        verdicts = self._rules.close(final and self._unjudged)
+        # publishes them again, equal, under the same key; so does an error, after which the caller flushes again.
+        self._verdicts += self._rules.close(final and self._unjudged)
         self._unjudged = self._unjudged and not final
-        if verdicts:
-            self._publish(verdicts)
-        while self._pending or verdicts:
+        if self._verdicts:
+            self._publish(self._verdicts)
+        while self._pending or self._verdicts:
             began = time.monotonic()
             ends = {b.header.partition: self._end(b.header.partition) for b in self._pending}
             self._pending = fit(self._pending, ends)
-            if not (self._pending or verdicts) or self._try(
-                plan(self._contract.id, self._pending, ends), verdicts, began
+            if not (self._pending or self._verdicts) or self._try(
+                plan(self._contract.id, self._pending, ends), self._verdicts, began
             ):
-                self._pending, verdicts = [], []
+                self._pending, self._verdicts = [], []
         self.held = 0
 
     def _try(self, ready: Plan, verdicts: list[QualityVerdict], began: float) -> bool:
@@ -313,7 +315,10 @@ def report_commit(meter: Meter, table: Table, name: str, version: int, rows: int
     meter.set("driftline_table_files", table.file_count(), table=name)
     meter.set("driftline_last_commit_timestamp_seconds", time.time(), table=name)
     if version % CHECKPOINT_EVERY == 0:
-        table.checkpoint()
+        try:
+            table.checkpoint()
+        except (OSError, DeltaError) as error:  # the commit stands, and opening reads more entries until the next one
+            log("lake_checkpoint_put_off", "warning", table=name, error=error)
 
 
 def _closed_name(length: int) -> str:

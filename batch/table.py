@@ -1,7 +1,7 @@
 """EDGE. The one module that touches the lake's tables: create, commit with offsets inside, merge, vacuum, read, name.
 
 A commit is files (written and fsynced here), then one Delta log entry that holds the files and, as app transactions,
-the next offsets. `max_commit_retries=0` makes it a compare-and-set on the snapshot it was checked against.
+the next offsets. The entry is created exclusively as the version after the snapshot that was checked: a compare-and-set.
 It knows no Kafka and no contract rule. Never use the dataset-based readers of deltalake: a short process that did may
 abort at exit (seen in 4 of 30 runs); polars reads instead.
 """
@@ -10,22 +10,24 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, Transaction
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from deltalake.transaction import AddAction, PostCommitHookProperties, RemoveAction
+from deltalake import DeltaTable, Schema
+from deltalake.exceptions import DeltaError, TableNotFoundError
 
+from batch import table_log
 from batch.digest import content_digest
+from batch.table_log import LOG, Action, sync
 from pipeline.contract import APPEND_TIME, RAW_OFFSET, RAW_PARTITION, Contract
 from pipeline.errors import CheckFailed, UsageError
 from pipeline.settings import Settings
@@ -37,8 +39,7 @@ OF_ONE_COMMIT = ("ranges", "counts", "status", "commit")
 SMALL_FILE = 32 * 1024 * 1024  # a file below this is worth merging
 _NULL_DATE = "__HIVE_DEFAULT_PARTITION__"
 _STATS_TYPES = (pa.types.is_integer, pa.types.is_timestamp)  # bounds that prune: offsets and times
-# Checkpoints are written by `Table.checkpoint`, which fsyncs; old log entries stay until then.
-_NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
+_READER, _WRITER = 1, 2  # the protocol that we write; a table that asks for more is not ours to write to
 
 
 class LakeMissing(CheckFailed):
@@ -105,30 +106,43 @@ class Table:
     def __init__(self, path: Path):
         self.path = path
         try:
-            self._delta = DeltaTable(str(path))
-        except TableNotFoundError as error:
+            self.reload()
+        except (TableNotFoundError, FileNotFoundError) as error:
             raise LakeMissing(f"{path}: no table here yet; `driftline compact` makes it") from error
+        asked = self._delta.protocol().min_writer_version
+        if asked > _WRITER:
+            raise CheckFailed(
+                f"{path}: expected a table of writer version {_WRITER}, got {asked}: another program changed it"
+            )
         self.schema = pa.schema(self._delta.schema().to_arrow())
         self._by = list(self._delta.metadata().partition_columns)
 
     @classmethod
     def create(cls, path: Path, schema: pa.Schema, by: str, properties: Mapping[str, str]) -> Table:
         """Make the table, durable before this returns; one that another writer made meanwhile is opened."""
-        path.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(CommitFailedError, DeltaError):
-            DeltaTable.create(
-                str(path),
-                schema,
-                mode="error",
-                partition_by=[by],
-                configuration={META + k: v for k, v in properties.items()},
-                raise_if_key_not_exists=False,
-            )
-        table = cls(path)
-        table._sync_log(0)
+        (path / LOG).mkdir(parents=True, exist_ok=True)
         for directory in (path, *list(path.parents)[:2]):
-            _fsync(directory)
-        return table
+            sync(directory)
+        now = _now_ms()
+        description = {
+            "id": str(uuid.uuid4()),
+            "format": {"provider": "parquet", "options": {}},
+            "schemaString": Schema.from_arrow(schema).to_json(),
+            "partitionColumns": [by],
+            "createdTime": now,
+            "configuration": {META + k: v for k, v in properties.items()},
+        }
+        with contextlib.suppress(FileExistsError):
+            table_log.enter(
+                path,
+                0,
+                [
+                    {"commitInfo": {"timestamp": now, "operation": "CREATE TABLE", "operationParameters": {}}},
+                    {"protocol": {"minReaderVersion": _READER, "minWriterVersion": _WRITER}},
+                    {"metaData": description},
+                ],
+            )
+        return cls(path)
 
     @property
     def version(self) -> int:
@@ -140,6 +154,9 @@ class Table:
         return _ours(self._delta.metadata().configuration)
 
     def reload(self) -> None:
+        sync(
+            self.path / LOG
+        )  # another writer may have died before this: what follows on must not outlive what it follows
         self._delta = DeltaTable(str(self.path))
 
     def position(self, app: str) -> int | None:
@@ -167,15 +184,15 @@ class Table:
 
         `expected` is what the caller's rows follow on from: it is compared with the very snapshot that is replaced.
         """
-        # 1. positions as expected  2. files written, fsynced  3. log entry by exclusive create  4. log entry fsynced.
-        # A crash before 3 leaves orphans (vacuum takes them), after 3 the commit stands; 4 makes it survive power loss.
+        # 1. positions as expected  2. files written, fsynced  3. log entry written, fsynced, then linked under its version.
+        # A crash before the link leaves orphans (vacuum takes them), after it the commit stands.
         for app, position in expected.items():
             if self.position(app) != position:
                 raise Conflict(
                     f"{self.path.name}: {app} is at {self.position(app)}, the rows follow on from {position}"
                 )
         added = self._write(rows)
-        self._enter(added, advance, metadata, [a.path for a in added])
+        self._enter(added, [], advance, metadata)
         return self.version
 
     def merge(self, at_most: int) -> int:
@@ -190,25 +207,19 @@ class Table:
         return gone
 
     def checkpoint(self) -> None:
-        self._delta.create_checkpoint()
-        for file in sorted((self.path / "_delta_log").glob("*checkpoint*")):
-            _fsync(file)
-        _fsync(self.path / "_delta_log")
+        table_log.checkpoint(self.path)
 
     def vacuum(self, keep_hours: int) -> int:
         """Delete files that no version of the last `keep_hours` hours needs, orphans of refused commits included."""
-        return len(
-            self._delta.vacuum(
-                retention_hours=max(1, keep_hours),  # never 0: a commit in progress has files without a log entry
-                dry_run=False,
-                enforce_retention_duration=False,
-                full=True,
-                post_commithook_properties=_NO_HOOKS,
-                commit_properties=CommitProperties(
-                    custom_metadata={META + k: v for k, v in self._kept_metadata().items()}, max_commit_retries=0
-                ),
-            )
-        )
+        # The library only says which: its own vacuum enters two versions that nobody fsyncs.
+        hours = max(1, keep_hours)  # never 0: a commit in progress has files without a log entry
+        gone = self._delta.vacuum(hours, dry_run=True, enforce_retention_duration=False, full=True)
+        for file in gone:
+            (self.path / unquote(file)).unlink(missing_ok=True)
+        for stray in (*self.path.glob(f"{table_log.SCRATCH}*"), *(self.path / LOG).glob("*.tmp")):
+            if _now_ms() - stray.stat().st_mtime * 1000 > hours * 3_600_000:
+                shutil.rmtree(stray) if stray.is_dir() else stray.unlink(missing_ok=True)
+        return len(gone)
 
     def _kept_metadata(self) -> dict[str, str]:
         """What describes all rows so far; what describes one commit (its ranges, counts, status) stays with that commit."""
@@ -220,79 +231,84 @@ class Table:
         clock = self.properties.get("sort")
         rows = rows.sort_by(clock) if clock else rows
         added = [self._write_file(rows, None if date == _NULL_DATE else date, data_change=False)]
-        now = int(time.time() * 1000)
         values = {self._by[0]: None if date == _NULL_DATE else date}
-        removed = [RemoveAction(str(f["path"]), False, now, int(str(f["size_bytes"])), values) for f in files]
-        self._enter([*added, *removed], {}, self._kept_metadata(), [a.path for a in added])
+        removed: list[Action] = [
+            {
+                "remove": {
+                    "path": f["path"],
+                    "deletionTimestamp": _now_ms(),
+                    "dataChange": False,
+                    "extendedFileMetadata": True,
+                    "partitionValues": values,
+                    "size": f["size_bytes"],
+                }
+            }
+            for f in files
+        ]
+        self._enter(added, removed, {}, self._kept_metadata())
         return len(removed) - 1
 
     def _enter(
         self,
-        actions: list[AddAction | RemoveAction],
+        added: Sequence[Action],
+        removed: Sequence[Action],
         advance: Mapping[str, int],
         metadata: Mapping[str, str],
-        new: list[str],
     ) -> None:
-        token, snapshot = uuid.uuid4().hex, self._delta
+        token, version = uuid.uuid4().hex, self.version + 1
+        info = {"timestamp": _now_ms(), "operation": "WRITE", "operationParameters": {"mode": "Append"}}
+        ours = {META + k: v for k, v in metadata.items()} | {META + "commit": token}
+        moved = [{"txn": {"appId": app, "version": at}} for app, at in advance.items()]
         try:
-            snapshot.create_write_transaction(
-                actions,
-                "append",
-                self.schema,
-                self._by,
-                commit_properties=CommitProperties(
-                    custom_metadata={**{META + k: v for k, v in metadata.items()}, META + "commit": token},
-                    app_transactions=[Transaction(app, at) for app, at in advance.items()],
-                    max_commit_retries=0,
-                ),
-                post_commithook_properties=_NO_HOOKS,
-            )
-        except CommitFailedError as error:
+            table_log.enter(self.path, version, [{"commitInfo": info | ours}, *moved, *added, *removed])
+        except OSError as error:
+            # The error is not the outcome: the log is. Ours is there only if our token is.
             self.reload()
-            # The error is not the outcome: the log is. Ours is there only if a token of ours is.
             if all(_ours(h).get("commit") != token for h in self._delta.history(10)):
-                for path in new:
-                    (self.path / path).unlink(missing_ok=True)
-                raise Conflict(f"{self.path}: {error}") from error
+                for action in added:
+                    (self.path / str(action["add"]["path"])).unlink(missing_ok=True)
+                if isinstance(error, FileExistsError):
+                    raise Conflict(f"{self.path}: version {version} is there already") from error
+                raise
         else:
             self.reload()
-        self._sync_log((snapshot.version() or 0) + 1)
 
-    def _write(self, rows: pa.Table) -> list[AddAction]:
+    def _write(self, rows: pa.Table) -> list[Action]:
         """One file a date, rows sorted by the table's clock."""
         if rows.num_rows == 0:
             return []
         clock, by = self.properties.get("sort"), self._by[0]
         dates = rows.column(by)
-        added = []
+        added: list[Action] = []
         for date in pc.unique(dates).to_pylist():
             mask = pc.is_null(dates) if date is None else pc.equal(dates, pa.scalar(date, pa.date32()))
             part = rows.filter(mask).drop_columns([by])
             added.append(self._write_file(part.sort_by(clock) if clock else part, date and date.isoformat()))
         return added
 
-    def _write_file(self, rows: pa.Table, date: str | None, data_change: bool = True) -> AddAction:
+    def _write_file(self, rows: pa.Table, date: str | None, data_change: bool = True) -> Action:
         directory = self.path / f"{self._by[0]}={date or _NULL_DATE}"
-        new = not directory.exists()
         directory.mkdir(exist_ok=True)
         file = directory / f"part-{uuid.uuid4().hex}.parquet"
         try:
             pq.write_table(rows, file, compression="zstd", use_dictionary=True, write_statistics=True)
-            _fsync(file)
+            sync(file)
         except OSError:
             file.unlink(missing_ok=True)  # a full disk: half a file helps nobody
             raise
-        _fsync(directory)
-        if new:
-            _fsync(self.path)
+        sync(directory)
+        sync(self.path)  # though the directory may be old: who made it may have died before this
         size, relative = file.stat().st_size, str(file.relative_to(self.path))
-        return AddAction(relative, size, {self._by[0]: date}, int(time.time() * 1000), data_change, _stats(rows))
-
-    def _sync_log(self, version: int) -> None:
-        log = self.path / "_delta_log"
-        with contextlib.suppress(FileNotFoundError):
-            _fsync(log / f"{version:020}.json")
-        _fsync(log)
+        return {
+            "add": {
+                "path": relative,
+                "partitionValues": {self._by[0]: date},
+                "size": size,
+                "modificationTime": _now_ms(),
+                "dataChange": data_change,
+                "stats": _stats(rows),
+            }
+        }
 
 
 def scan(settings: Settings, dataset: str, table: str = EVENTS, version: int | None = None) -> pl.LazyFrame:
@@ -313,11 +329,13 @@ def count(settings: Settings, dataset: str, table: str = EVENTS, version: int | 
     )
 
 
-def rows_in(frame: pl.LazyFrame, ranges: Mapping[int, tuple[int, int]]) -> pl.LazyFrame:
-    """The rows whose raw coordinate lies in `ranges`: names data even after vacuum took an old version's files."""
-    inside = pl.lit(False)
+def rows_in(
+    frame: pl.LazyFrame, ranges: Mapping[int, tuple[int, int]], by: Sequence[str] = (RAW_PARTITION, RAW_OFFSET)
+) -> pl.LazyFrame:
+    """The rows whose coordinate lies in `ranges`: names data even after vacuum took an old version's files."""
+    inside, (number, offset) = pl.lit(False), (pl.col(name) for name in by)
     for partition, (start, end) in ranges.items():
-        inside |= (pl.col(RAW_PARTITION) == partition) & (pl.col(RAW_OFFSET) >= start) & (pl.col(RAW_OFFSET) < end)
+        inside |= (number == partition) & (offset >= start) & (offset < end)
     return frame.filter(inside)
 
 
@@ -358,9 +376,9 @@ def versions(settings: Settings, dataset: str, table: str = EVENTS, limit: int |
 def positions(
     settings: Settings, dataset: str, table: str = EVENTS, version: int | None = None
 ) -> dict[int, tuple[int, int]]:
-    """Raw offsets [start, end) that the table covers, by partition."""
+    """Offsets [start, end) of its topic that the table covers, by partition: raw ones for `events`."""
     delta = _open(settings, dataset, table, version)
-    return _ranges(delta, dataset, _ours(delta.history(1)[0]))
+    return _ranges(delta, dataset if table == EVENTS else table, _ours(delta.history(1)[0]))
 
 
 def live_files(
@@ -372,6 +390,21 @@ def live_files(
         yield str(action["path"]), path / str(action["path"])
 
 
+def files_with(
+    settings: Settings, dataset: str, ranges: Mapping[int, tuple[int, int]], version: int | None = None
+) -> list[tuple[str, int, bool]]:
+    """(path below the table, rows, is it there) of each events file of a version that may hold rows of `ranges`."""
+    path, found = location(settings, dataset), []
+    for f in pa.table(_open(settings, dataset, EVENTS, version).get_add_actions(flatten=True)).to_pylist():
+        low, high = ((f.get(f"{end}.{RAW_PARTITION}"), f.get(f"{end}.{RAW_OFFSET}")) for end in ("min", "max"))
+        if None in (*low, *high) or any(
+            low[0] <= p <= high[0] and low[1] < end and high[1] >= start for p, (start, end) in ranges.items()
+        ):
+            name = str(f["path"])
+            found.append((name, int(f["num_records"]), (path / unquote(name)).exists()))
+    return found
+
+
 def _open(settings: Settings, dataset: str, table: str, version: int | None) -> DeltaTable:
     path = location(settings, dataset, table)
     try:
@@ -381,10 +414,10 @@ def _open(settings: Settings, dataset: str, table: str, version: int | None) -> 
         raise LakeMissing(f"{path}: {what} ({error})") from error
 
 
-def _ranges(delta: DeltaTable, dataset: str, metadata: Mapping[str, str]) -> dict[int, tuple[int, int]]:
+def _ranges(delta: DeltaTable, app: str, metadata: Mapping[str, str]) -> dict[int, tuple[int, int]]:
     found = {}
     for partition in json.loads(metadata.get("partitions", "[]")):
-        end = delta.transaction_version(f"{dataset}/{partition}")
+        end = delta.transaction_version(f"{app}/{partition}")
         if end is not None:
             found[int(partition)] = (delta.transaction_version(f"begin/{partition}") or 0, end)
     return found
@@ -421,9 +454,5 @@ def _json_bound(value: object) -> object:
     return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if hasattr(value, "strftime") else value
 
 
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _now_ms() -> int:
+    return int(time.time() * 1000)

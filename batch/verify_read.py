@@ -24,7 +24,7 @@ from batch.revisions import Said
 from pipeline import bad_batches, kafka, topics
 from pipeline.blocks import decode, from_headers
 from pipeline.contract import RAW_OFFSET, RAW_PARTITION, REJECT, Contract
-from pipeline.errors import Fatal, Unreachable, UsageError
+from pipeline.errors import CheckFailed, Fatal, Unreachable, UsageError
 from pipeline.kafka import headers_of
 from pipeline.lateness import late_mask
 from pipeline.settings import Settings
@@ -173,13 +173,22 @@ class Reader:
         # Through polars: pyarrow's own way to numpy imports pandas, 1.2 s.
         times = pl.Series(valid.column(self._contract.time.field).cast(pa.int64())).to_numpy()
         late = late_mask(times, header.watermark, ms(self._contract.time.lateness)) if len(times) else np.zeros(0, bool)
-        return BlockRange(header.start, header.end, tuple(valid.column(RAW_OFFSET).to_pylist()), int(late.sum()))
+        newest = int(times.max()) if len(times) else None
+        offsets = tuple(valid.column(RAW_OFFSET).to_pylist())
+        return BlockRange(header.start, header.end, offsets, int(late.sum()), header.watermark, newest)
 
     def _lake(self, partition: int) -> Iterator[int]:
         if self._version is None:
             return
+        try:
+            yield from self._lake_rows(self._version, partition)
+        except (FileNotFoundError, pl.exceptions.ComputeError) as error:
+            where = lake.location(self._settings, self._dataset)
+            raise CheckFailed(f"{where}: version {self._version} names a file that cannot be read: {error}") from error
+
+    def _lake_rows(self, version: int, partition: int) -> Iterator[int]:
         frame = (
-            lake.scan(self._settings, self._dataset, version=self._version)
+            lake.scan(self._settings, self._dataset, version=version)
             .filter(pl.col(RAW_PARTITION) == partition)
             .select(RAW_OFFSET)
         )
@@ -297,7 +306,9 @@ def _replay(message: Message, own: str) -> Replay | None:
 
 def _dead(message: Message) -> DeadRecord:
     letter = letter_of(headers_of(message))
-    digest = None if letter.batch_end is not None else bytes.fromhex(letter.sha256)
+    said, held = bytes.fromhex(letter.sha256), _digest(message)
+    whole = letter.truncated is not None or said == held  # what was cut short is known by what it says
+    digest = None if letter.batch_end is not None else said if whole else b""
     return DeadRecord(letter.offset, digest, letter.rule in QUARANTINED, letter.batch_end)
 
 

@@ -48,6 +48,7 @@ class LogWriter:
         self.raw = kafka.producer(settings, "log-writer-raw")
         self.ends: dict[int, int] = {}
         self.newest: dict[int, int | None] = {}
+        self._reached: dict[int, int | None] = {}  # once the transaction is committed
         self._out = self._new()
 
     def _new(self) -> Producer:
@@ -67,7 +68,7 @@ class LogWriter:
             self._out = self._new()
         self._transaction(partition, start, values)
         self._out.commit_transaction(30)
-        self.ends[partition] = start + len(values)
+        self.ends[partition], self.newest[partition] = start + len(values), self._reached[partition]
 
     def _transaction(self, partition: int, start: int, values: Sequence[bytes]) -> None:
         c, now = self.contract, int(time.time() * 1000)
@@ -109,4 +110,4 @@ class LogWriter:
         )
         group.close()
         assert VALID in decoded.counts
-        self.newest[partition] = max((t for t in (self.newest.get(partition), high) if t is not None), default=None)
+        self._reached[partition] = max((t for t in (self.newest.get(partition), high) if t is not None), default=None)

@@ -80,6 +80,11 @@ WRONG = {
     "valid records are reordered": ({"valid": [d(1), d(0), *GOOD.valid[2:]]}, "reordered", 1),
     "a valid record has other bytes": ({"valid": [*GOOD.valid[:5], b"?"]}, "lost", 7),
     "a gap between blocks": ({"blocks": [BlockRange(0, 4, (0, 1, 2)), BlockRange(5, 8, (5, 7))]}, "gap", 4),
+    "a watermark of another partition": (
+        {"blocks": [BlockRange(0, 4, (0, 1, 2), newest=50), BlockRange(4, 8, (4, 5, 7), watermark=70)]},
+        "wrong_watermark",
+        4,
+    ),
     "overlapping blocks": ({"blocks": [BlockRange(0, 4, (0, 1, 2)), BlockRange(2, 8, (2, 4, 5, 7))]}, "duplicated", 2),
     "a block twice": ({"blocks": [GOOD.blocks[0], *GOOD.blocks]}, "duplicated", 0),
     "a block without its row": ({"blocks": [BlockRange(0, 4, (0, 2)), GOOD.blocks[1]]}, "lost", 1),
@@ -201,6 +206,12 @@ def test_a_range_is_dead_and_quarantined_by_its_offsets():
 def test_a_range_without_its_letter_is_lost_by_its_offsets():
     v = check(history(**{**UNREADABLE, "dead": GOOD.dead[1:]}))
     assert v.missing == ["shop.events/0/3", "shop.events/0/4", "shop.events/0/5"]
+
+
+def test_a_watermark_is_carried_over_blocks_without_rows():
+    blocks = [BlockRange(0, 3, (0, 1, 2), newest=50), BlockRange(3, 4, (), watermark=50)]
+    last = BlockRange(4, 8, (4, 5, 7), watermark=50, newest=40)
+    assert check(history(blocks=[*blocks, last])).ok
 
 
 def test_holes_in_the_offsets_are_no_loss():

@@ -179,6 +179,21 @@ def test_blocks_lost_to_retention_are_refused(shop):
         compact(settings)
 
 
+def test_offsets_of_the_group_that_somebody_reset_change_nothing(shop):
+    settings, contract, writer = shop
+    writer.write(0, [order(i) for i in range(10)])
+    compact(settings)
+    version = lake.versions(settings, contract.id)[0].version
+    member = kafka.consumer(settings, topics.group(contract.id, "compact"))
+    member.commit(offsets=[TopicPartition(topics.blocks(contract.id), 0, 0)], asynchronous=False)
+    member.close()
+    compact(settings)
+    assert lake.versions(settings, contract.id)[0].version == version
+    writer.write(0, [order(10)])
+    compact(settings)
+    assert coordinates(settings, contract) == [(0, i) for i in range(11)]
+
+
 def test_a_gap_in_the_blocks_is_refused_and_nothing_of_the_batch_lands(shop):
     settings, contract, writer = shop
     writer.write(0, [order(i) for i in range(10)])
