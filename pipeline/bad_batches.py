@@ -30,7 +30,7 @@ class BadBatch:
     partition: int
     start: int  # raw offsets [start, end) cannot be read
     end: int
-    cause: str  # compression, checksum
+    cause: str  # compression, checksum; memory: no process within its limit can open it
     message: str  # the client's own words
 
     def __len__(self) -> int:

@@ -1,6 +1,7 @@
-"""EDGE. A real Kafka broker (KRaft, one node) as a child process, for the local stack and for the tests.
+"""EDGE. A real Kafka broker (KRaft) as a child process, alone or one of three, for the local stack and for the tests.
 
 `Broker` starts, kills and restarts it; `python -m pipeline.broker DIR` becomes it (same process id), for a supervisor.
+Three of them are a `Cluster` (`pipeline.broker_cluster`).
 Its jars are put into `.driftline/kafka/libs` by `make setup`. It knows no topic and no client but the readiness call.
 """
 
@@ -23,7 +24,7 @@ from types import TracebackType
 from typing import Literal
 
 from pipeline import broker_config
-from pipeline.broker_config import TlsFiles
+from pipeline.broker_config import Node, TlsFiles
 from pipeline.errors import Fatal, Unreachable, UsageError
 from pipeline.kafka import reach
 from pipeline.leftovers import listening
@@ -52,30 +53,35 @@ def java() -> str:
 
 def prepare(
     directory: Path,
-    port: int,
-    controller_port: int,
+    nodes: Sequence[Node],
+    number: int = 1,
     *,
     libs: Path = LIBS,
     tls: TlsFiles | None = None,
     scram: Mapping[str, str] | None = None,
-    host: str = "127.0.0.1",
     heap_mb: int = broker_config.HEAP_MB,
 ) -> list[str]:
-    """Write the configuration, format the data folder once, return the command that runs the broker.
+    """Write the configuration, format the data folder once, return the command that runs broker `number` of `nodes`.
 
     A format that was cut off leaves no stamp; its folder is cleared and formatted again, since no broker ran on it.
+    The stamp holds the number of brokers: topics keep the copies that they were made with.
     """
     if not list(libs.glob("kafka_*.jar")):
         raise UsageError(f"no broker jars in {libs}; run `make setup`")
     directory.mkdir(parents=True, exist_ok=True)
     data, stamp = directory / "data", directory / "formatted"
     file, logging = directory / "server.properties", directory / "log4j2.properties"
-    _write_private(file, broker_config.as_properties(broker_config.properties(data, port, controller_port, tls, host)))
+    _write_private(file, broker_config.as_properties(broker_config.properties(data, nodes, number, tls)))
     logging.write_text(broker_config.LOGGING)
     if not stamp.exists():
         shutil.rmtree(data, ignore_errors=True)
-        _format(libs, file, scram or {})
-        stamp.write_text("")
+        cluster = _new_cluster() if len(nodes) == 1 else _common_cluster(directory.parent / "kafka-cluster.id")
+        _format(libs, file, cluster, scram or {})
+        stamp.write_text(str(len(nodes)))
+    elif (made := stamp.read_text() or "1") != str(len(nodes)):
+        raise UsageError(
+            f"{directory} was made for {made} brokers, {len(nodes)} were asked for: set DRIFTLINE_BROKERS={made} or take another home"
+        )
     return [java(), *broker_config.java(libs, file, logging, heap_mb)]
 
 
@@ -85,10 +91,25 @@ def _write_private(path: Path, text: str) -> None:
         file.write(text)
 
 
-def _format(libs: Path, file: Path, scram: Mapping[str, str]) -> None:
-    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    if cluster.startswith("-"):
-        cluster = "A" + cluster[1:]  # the tool would take it for an option
+def _new_cluster() -> str:
+    name = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    return "A" + name[1:] if name.startswith("-") else name  # the tool would take a dash for an option
+
+
+def _common_cluster(file: Path) -> str:
+    """The name that all brokers of a cluster are formatted with: whoever comes first writes it, whole."""
+    own = file.with_suffix(f".{os.getpid()}")
+    own.write_text(_new_cluster())
+    try:
+        os.link(own, file)
+    except FileExistsError:
+        pass
+    finally:
+        own.unlink()
+    return file.read_text()
+
+
+def _format(libs: Path, file: Path, cluster: str, scram: Mapping[str, str]) -> None:
     command = [java(), "-XX:TieredStopAtLevel=1", "-cp", f"{libs}/*", "kafka.tools.StorageTool", "format"]
     command += ["--cluster-id", cluster, "--config", str(file)]
     for user, password in scram.items():
@@ -113,11 +134,15 @@ class Broker:
         port: int | None = None,
         controller_port: int | None = None,
         security: Literal["plain", "scram"] = "plain",
+        nodes: Sequence[Node] = (),
+        number: int = 1,
         libs: Path = LIBS,
         heap_mb: int = broker_config.HEAP_MB,
     ):
-        self.directory, self.port = directory, port or free_port()
-        self.controller_port = controller_port or free_port()
+        self.directory = directory
+        self.nodes = tuple(nodes) or (Node(port or free_port(), controller_port or free_port()),)
+        self.number, own = number, self.nodes[number - 1]
+        self.port, self.controller_port = own.port, own.controller_port
         self.security, self._libs, self._heap_mb = security, libs, heap_mb
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -138,13 +163,18 @@ class Broker:
     def log(self) -> Path:
         return self.directory / "broker.log"
 
+    @property
+    def keys(self) -> Path:
+        """The folder of the keys, which all brokers of a cluster share: the first one's."""
+        return self.directory.with_name(self.directory.name.removesuffix(f"-{self.number}")) / "security"
+
     def client(self, principal: str = "operator") -> Security:
         """The security profile with which a client reaches this broker, as one of its principals."""
         if self.security == "plain":
             return Security()
         from pipeline import security
 
-        return security.client_profile(self.directory / "security", principal)
+        return security.client_profile(self.keys, principal)
 
     def settings(self, principal: str = "operator", **env: str) -> Settings:
         """Settings of a client of this broker; `env` adds DRIFTLINE_* variables."""
@@ -172,14 +202,14 @@ class Broker:
 
     def _command(self) -> list[str]:
         if self.security == "plain":
-            return prepare(self.directory, self.port, self.controller_port, libs=self._libs, heap_mb=self._heap_mb)
+            return prepare(self.directory, self.nodes, self.number, libs=self._libs, heap_mb=self._heap_mb)
         from pipeline import security
 
-        keys = security.ensure(self.directory / "security")
+        keys = security.ensure(self.keys)
         return prepare(
             self.directory,
-            self.port,
-            self.controller_port,
+            self.nodes,
+            self.number,
             libs=self._libs,
             heap_mb=self._heap_mb,
             tls=security.broker_files(keys),
@@ -201,24 +231,24 @@ class Broker:
         return self.log.read_text(errors="replace")[-2000:] if self.log.exists() else "no log"
 
     def kill(self) -> None:
-        self._signal(signal.SIGKILL)
+        self.signal(signal.SIGKILL)
         self._wait()
 
     def stop(self) -> None:
         """An orderly stop; past the deadline a kill."""
-        self._signal(signal.SIGTERM)
+        self.signal(signal.SIGTERM)
         try:
             self._wait(STOP_DEADLINE_S)
         except subprocess.TimeoutExpired:
             self.kill()
 
     def pause(self) -> None:
-        self._signal(signal.SIGSTOP)
+        self.signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        self._signal(signal.SIGCONT)
+        self.signal(signal.SIGCONT)
 
-    def _signal(self, number: signal.Signals) -> None:
+    def signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
 
@@ -244,19 +274,31 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a killed test run leaves no broker behind
 
 
+def _node(text: str) -> Node:
+    port, _, controller_port = text.partition(":")
+    return Node(int(port), int(controller_port))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Become the broker: format if that was not done, then replace this process by Java's."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.broker", description=main.__doc__)
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--controller-port", type=int, required=True)
+    parser.add_argument(
+        "--node",
+        type=_node,
+        action="append",
+        required=True,
+        metavar="PORT:CONTROLLER_PORT",
+        help="once for each broker of the cluster",
+    )
+    parser.add_argument("--number", type=int, default=1, help="which of them this is, from 1 (default %(default)s)")
     parser.add_argument("--heap-mb", type=int, default=broker_config.HEAP_MB)
     parser.add_argument("--scram", action="store_true", help="SCRAM over TLS with development keys, access by ACL")
     args = parser.parse_args(argv)
     broker = Broker(
         args.directory,
-        port=args.port,
-        controller_port=args.controller_port,
+        nodes=args.node,
+        number=args.number,
         heap_mb=args.heap_mb,
         security="scram" if args.scram else "plain",
     )

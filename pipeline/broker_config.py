@@ -1,16 +1,23 @@
-"""PURE. server.properties and the log settings of the one-node local broker, as text."""
+"""PURE. server.properties and the log settings of the local brokers, one or three, as text."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.topics import MIB
 
-NODE = 1
 HEAP_MB = 512
 CLIENT, CONTROLLER = "CLIENT", "CONTROLLER"  # listener names
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """The ports of one broker, which is a controller too."""
+
+    port: int
+    controller_port: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +31,14 @@ class TlsFiles:
     super_users: tuple[str, ...]
 
 
-# One node, so one replica of everything; few partitions of the internal topics, because each is a folder to open at
+# Few partitions of the internal topics, because each is a folder to open at
 # start (50 each by default). Its own 128 MB of log-cleaner buffer would be a quarter of the heap.
 LOCAL: Mapping[str, str] = {
     "process.roles": "broker,controller",
-    "node.id": str(NODE),
     "auto.create.topics.enable": "false",
-    "offsets.topic.replication.factor": "1",
+    "unclean.leader.election.enable": "false",
     "offsets.topic.num.partitions": "4",
-    "transaction.state.log.replication.factor": "1",
-    "transaction.state.log.min.isr": "1",
     "transaction.state.log.num.partitions": "4",
-    "share.coordinator.state.topic.replication.factor": "1",
-    "share.coordinator.state.topic.min.isr": "1",
     "share.coordinator.state.topic.num.partitions": "1",
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "1000",
@@ -56,19 +58,39 @@ LOCAL: Mapping[str, str] = {
 
 
 def properties(
-    data: Path, port: int, controller_port: int, tls: TlsFiles | None = None, host: str = "127.0.0.1"
+    data: Path, nodes: Sequence[Node], number: int = 1, tls: TlsFiles | None = None, host: str = "127.0.0.1"
 ) -> dict[str, str]:
-    """Everything listens on loopback. With `tls`, clients come by SCRAM over TLS, the controller by mutual TLS."""
+    """Broker `number` (from 1) of `nodes`. Everything listens on loopback.
+
+    With `tls`, clients come by SCRAM over TLS, the controllers by mutual TLS.
+    """
+    own = nodes[number - 1]
     return {
         **LOCAL,
+        **_replicated(len(nodes)),
+        "node.id": str(number),
         "log.dirs": str(data),
-        "controller.quorum.voters": f"{NODE}@{host}:{controller_port}",
-        "listeners": f"{CLIENT}://{host}:{port},{CONTROLLER}://{host}:{controller_port}",
-        "advertised.listeners": f"{CLIENT}://{host}:{port}",
+        "controller.quorum.voters": ",".join(f"{n}@{host}:{node.controller_port}" for n, node in enumerate(nodes, 1)),
+        "listeners": f"{CLIENT}://{host}:{own.port},{CONTROLLER}://{host}:{own.controller_port}",
+        "advertised.listeners": f"{CLIENT}://{host}:{own.port}",
         "controller.listener.names": CONTROLLER,
         "inter.broker.listener.name": CLIENT,
         "listener.security.protocol.map": f"{CLIENT}:PLAINTEXT,{CONTROLLER}:PLAINTEXT",
         **(_secured(tls) if tls else {}),
+    }
+
+
+def _replicated(brokers: int) -> dict[str, str]:
+    """Three copies where there are three brokers; what is acknowledged is then in two, so one may die at any moment."""
+    copies, least = str(min(3, brokers)), str(2 if brokers >= 3 else 1)
+    return {
+        "default.replication.factor": copies,
+        "min.insync.replicas": least,
+        "offsets.topic.replication.factor": copies,
+        "transaction.state.log.replication.factor": copies,
+        "transaction.state.log.min.isr": least,
+        "share.coordinator.state.topic.replication.factor": copies,
+        "share.coordinator.state.topic.min.isr": least,
     }
 
 

@@ -32,6 +32,7 @@ from pipeline.settings import Settings
 from pipeline.topics import DEAD_LETTER_LIMIT, Topic
 
 PRODUCER_MAX_BYTES = DEAD_LETTER_LIMIT
+CLUSTERS_DEFAULT = -1  # copies of a partition
 Headers = list[tuple[str, bytes]]
 
 
@@ -107,14 +108,19 @@ def producer(settings: Settings, name: str, *, transactional_id: str | None = No
             "batch.size": 1_000_000,
             "compression.type": "lz4",
             "message.max.bytes": PRODUCER_MAX_BYTES,
-            # Without `none`, librdkafka 2.16 forgets every broker when all are down; a transaction whose group coordinator
-            # it knew then waits for ever in send_offsets_to_transaction, timeout or not (seen at a broker's kill -9).
-            **(
-                {"transactional.id": transactional_id, "metadata.recovery.strategy": "none"} if transactional_id else {}
-            ),
+            **({"transactional.id": transactional_id, **_recovery(settings)} if transactional_id else {}),
             **more,
         }
     )
+
+
+def _recovery(settings: Settings) -> dict[str, object]:
+    """How a transaction outlives the death of its group's coordinator, else librdkafka 2.16 waits for it for ever, timeout or not.
+
+    One broker: it must not be forgotten when it is away, for its coordinator comes back as the same one. Several: the
+    coordinator is another one then, and only a client that starts over finds it (both seen at a broker's kill -9).
+    """
+    return {"metadata.recovery.strategy": "rebootstrap" if "," in settings.bootstrap else "none"}
 
 
 def admin(settings: Settings) -> AdminClient:
@@ -140,10 +146,10 @@ def reach(settings: Settings, *, deadline_s: float | None, stopped: threading.Ev
     return client
 
 
-def create_topics(
-    settings: Settings, wanted: Iterable[Topic], *, replication: int = 1, deadline_s: float = 30
-) -> list[str]:
+def create_topics(settings: Settings, wanted: Iterable[Topic], *, deadline_s: float = 30) -> list[str]:
     """Create what is missing, with explicit settings; returns the names created, once their partitions have a leader.
+
+    How many copies a partition has is the cluster's to say (`default.replication.factor`): three where it has three brokers.
 
     An existing topic is left as it is. A client that may not create topics creates none and says so: on a secured
     broker the operator does it, and a topic it may not use looks to it like a missing one.
@@ -151,7 +157,7 @@ def create_topics(
     client = reach(settings, deadline_s=deadline_s)
     there = client.list_topics(timeout=10).topics
     missing = {t.name: t for t in wanted if t.name not in there}
-    new = [NewTopic(t.name, t.partitions, replication, config=dict(t.settings)) for t in missing.values()]
+    new = [NewTopic(t.name, t.partitions, CLUSTERS_DEFAULT, config=dict(t.settings)) for t in missing.values()]
     futures = client.create_topics(new, operation_timeout=deadline_s) if new else {}
     for name, future in futures.items():
         try:

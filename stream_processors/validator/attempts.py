@@ -5,6 +5,9 @@ at the same place. The mark, a small file rewritten in place, says which offsets
 them still there when it starts counts one death more. From `SUSPICIOUS` deaths on the records are tried in a child
 process first (`trial`); where no single record is to blame the batches get smaller, down to one record, which is then
 taken for the culprit. A mark is written before and after each batch: 20 us, no fsync, since it is a process that dies here.
+
+A batch can end the process before a record of it is there to be decoded. So the mark also says where each partition was
+begun at: as many processes that died with it unmoved, and the next one reads on in a child (`read_trial`).
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ class Mark(msgspec.Struct, frozen=True):
     deaths: int = 0
     decoding: dict[str, Range] = {}  # by partition; empty between batches
     suspects: dict[str, Range] = {}  # what was being decoded at the last death
+    placed: dict[str, tuple[int, int]] = {}  # where each partition was begun at, and how many died without moving it
 
 
 class Attempts:
@@ -34,7 +38,10 @@ class Attempts:
 
     def __init__(self, path: Path):
         self._file = _open(path)
-        mark = after_start(_read(self._file))
+        left = _read(self._file)
+        mark = after_start(left)
+        self._placed = {int(p): at for p, at in left.placed.items()}
+        self._died_reading = not left.decoding
         self.deaths = mark.deaths
         self._suspects = {int(p): r for p, r in mark.suspects.items()}
         if self.deaths:
@@ -62,6 +69,21 @@ class Attempts:
             self._suspects, self.deaths = kept, self.deaths if kept else 0
         self._write({})
 
+    def placed(self, positions: Mapping[int, int]) -> set[int]:
+        """Note where partitions are begun; those that so many processes died at, while they did not decode, unmoved."""
+        died, self._died_reading = int(self._died_reading), False
+        before = self._placed
+        self._placed = {
+            p: (at, before[p][1] + died if p in before and before[p][0] == at else 0) for p, at in positions.items()
+        }
+        self._write({})
+        return {p for p, (_, deaths) in self._placed.items() if deaths >= SUSPICIOUS}
+
+    def ended(self) -> None:
+        """The process ends in order: where it was says nothing against a partition."""
+        self._placed = {}
+        self._write({})
+
     def forget(self, partitions: set[int]) -> None:
         """Other partitions than these are somebody else's now."""
         self._suspects = {p: s for p, s in self._suspects.items() if p in partitions}
@@ -72,7 +94,10 @@ class Attempts:
         if self._file is None:
             return
         mark = Mark(
-            self.deaths, {str(p): r for p, r in decoding.items()}, {str(p): r for p, r in self._suspects.items()}
+            self.deaths,
+            {str(p): r for p, r in decoding.items()},
+            {str(p): r for p, r in self._suspects.items()},
+            {str(p): at for p, at in self._placed.items()},
         )
         text = msgspec.json.encode(mark)
         if len(text) > MARK_BYTES:
@@ -84,11 +109,11 @@ def after_start(mark: Mark) -> Mark:
     """What a process makes of its forerunner's mark.
 
     >>> after_start(Mark(1, {"0": (5, 9)}, {"0": (5, 7)}))  # died there again
-    Mark(deaths=2, decoding={}, suspects={'0': (5, 9)})
+    Mark(deaths=2, decoding={}, suspects={'0': (5, 9)}, placed={})
     >>> after_start(Mark(2, {"0": (50, 60)}, {"0": (5, 7)}))  # elsewhere
-    Mark(deaths=1, decoding={}, suspects={'0': (50, 60)})
+    Mark(deaths=1, decoding={}, suspects={'0': (50, 60)}, placed={})
     >>> after_start(Mark(2, {}, {"0": (5, 7)}))  # not while decoding: neither cleared nor confirmed
-    Mark(deaths=2, decoding={}, suspects={'0': (5, 7)})
+    Mark(deaths=2, decoding={}, suspects={'0': (5, 7)}, placed={})
     """
     if not mark.decoding:
         return Mark(mark.deaths, {}, mark.suspects)

@@ -68,7 +68,7 @@ def _run(contract: str, records: BinaryIO, wanted: int, alive: Callable[[], None
                 code = child.wait()
                 if passed < 0:
                     raise Fatal(f"the trial of suspected records could not start: it ended with {code}")
-                return passed, f"the decoder ended its process: {_cause(code)}"
+                return passed, f"the decoder ended its process: {ended_by(code)}"
             passed, within = passed + len(got), RECORD_WITHIN_S
         return passed, ""
     finally:
@@ -76,7 +76,7 @@ def _run(contract: str, records: BinaryIO, wanted: int, alive: Callable[[], None
         child.wait()
 
 
-def _cause(code: int) -> str:
+def ended_by(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from monitoring.metrics import PrometheusMeter
-from pipeline import bad_batches, contract_file, topics
+from pipeline import bad_batches, batch_bounds, contract_file, topics
 from pipeline.bad_batches import BadBatch
 from pipeline.contract import Contract
 from pipeline.errors import CheckFailed, Unreachable, UsageError
@@ -29,7 +29,7 @@ from pipeline.service import Service
 from pipeline.settings import Settings
 from pipeline.times import to_text
 from stream_processors.validator import inputs as inputs
-from stream_processors.validator import positions, reject_breaker
+from stream_processors.validator import positions, read_trial, reject_breaker
 from stream_processors.validator.inputs import Place
 from stream_processors.validator.judging import Judging
 from stream_processors.validator.measures import Measures
@@ -111,7 +111,7 @@ class Validator:
         self._outputs = Outputs(contract)
         self._stopped = service.stopped
         name = f"{topics.group(contract.id, 'validate')}.{instance}"
-        self._consumer = inputs.member(settings, topics.group(contract.id, "validate"), name)
+        self._consumer = inputs.member(settings, topics.group(contract.id, "validate"), name, contract.partitions)
         self._transactions = Transactions(settings, name, PROCESS, meter, service.stopped, service.beat)
         self._judging = Judging(contract, settings, name, limits, service.beat)
         self._bad: dict[int, int] = {}  # partition -> first offset of a batch that could not be opened
@@ -143,6 +143,7 @@ class Validator:
             try:
                 if self._stopped.is_set() or self._done(ends, max_records):
                     self._join()
+                    self._judging.attempts.ended()
                     break
                 if self._turn(max_records):
                     delays = waits(random.Random())
@@ -298,6 +299,33 @@ class Validator:
             self._bad.pop(p, None)
         self._consumer.assign([TopicPartition(self._topic, p, place.next) for p, place in self._places.items()])
 
+    def _read_in_trial(self, p: int, place: Place) -> None:
+        """Processes died before a record from here on was decoded: read one batch's worth in a child, step over what ends it."""
+        try:
+            found = read_trial.read(
+                self._topic, p, place.next, self._batch_records(None), BATCH_BYTES, self._service.beat
+            )
+            log(
+                "read_in_trial",
+                "warning",
+                partition=p,
+                offset=place.next,
+                records=len(found.messages),
+                ended=found.ended,
+            )
+            if found.messages:
+                runs = {p: found.messages}
+                judged = self._judging.judge(runs, self._places)
+                self._write(judged, self._judging.cut(judged), runs)
+                self._join()
+            if found.ended and p in self._places:  # else the breaker has stopped it
+                first, end = batch_bounds.bounds(self._settings, self._topic, p, place.next)
+                bad = BadBatch(self._topic, p, max(first, place.next), end, "memory", found.ended)
+                self._write_unread(bad, place)
+                log("batch_undecodable", "error", partition=p, offset=bad.start, end=bad.end, cause=bad.cause)
+        except Unreachable as error:
+            raise GivenUp(str(error)) from error
+
     def _write_unread(self, bad: BadBatch, place: Place) -> None:
         now = time.time_ns() // 1_000_000
         piece = self._judging.unread(bad, place)
@@ -342,6 +370,8 @@ class Validator:
         found = positions.find(self._consumer, self._settings, self._contract.id, self._assigned, self._stopped)
         self._stops = {p: at.stop for p, at in found.items() if at.stop and (p, at.stop.offset) not in self._resumed}
         self._places = {p: Place(at) for p, at in found.items() if p not in self._stops}
+        for p in self._judging.attempts.placed({p: place.next for p, place in self._places.items()}):
+            self._read_in_trial(p, self._places[p])
         self._consumer.assign([TopicPartition(self._topic, p, place.next) for p, place in self._places.items()])
         self._unplaced = False
         for p in found:

@@ -29,6 +29,7 @@ from stream_processors.validator import reject_breaker
 from stream_processors.validator.reject_breaker import Limits, Opened, Recent
 
 QUARANTINED, UNREAD = "quarantined", "batch_undecodable"  # rules of dead letters, beside the decoder's
+PAGED = (QUARANTINED, UNREAD)
 Ints = npt.NDArray[np.int64]
 T = TypeVar("T")
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+import pyarrow.compute as pc
 from confluent_kafka import KafkaException, TopicPartition
+from prometheus_client.parser import text_string_to_metric_families
 
-from pipeline import kafka, topics
-from pipeline.blocks import VALID, from_headers
-from pipeline.broker import Broker
+from pipeline import kafka, probe, topics
+from pipeline.blocks import VALID, decode, from_headers
+from pipeline.broker import Broker, free_port
+from pipeline.contract import RAW_OFFSET, REJECT
+from pipeline.record import CODES
 from stream_processors.dead_letters import letter as dead_letters
+from stream_processors.validator import validation
 from tests.bench._hops import ROOT, Hops
 from tests.bench.report import progress
 from tests.corpus.cases import Record, good
@@ -41,18 +48,23 @@ class Streamed:
     wrong: list[str] = field(default_factory=list)
     deaths: int = 0
     peak_mb: float = 0.0
-    slowest_s: float = 0.0
+    longest_stall_s: float = 0.0
+    partial_rows: int = 0
+    metric_faults: list[str] = field(default_factory=list)
+    series: int = 0
 
 
 def run(hops: Hops, broker: Broker, records: list[Record]) -> Streamed:
     found = Streamed()
     with _validator(hops, found) as child:
-        _send_records(hops, found, records)
-        _settled(hops, found, child, "the records of the corpus")
+        with _stalls(hops, found):
+            _send_records(hops, found, records)
+            _settled(hops, found, child, "the records of the corpus")
         _send_transport(hops, found)
         _settled(hops, found, child, "what only a log can hold")
         _spoil(hops, broker, found)
         _settled(hops, found, child, "the broken batches")
+        _look_at_metrics(found, probe.text(f"http://127.0.0.1:{hops.environment['DRIFTLINE_METRICS_PORT']}/metrics"))
     _compare(hops, found)
     return found
 
@@ -60,11 +72,13 @@ def run(hops: Hops, broker: Broker, records: list[Record]) -> Streamed:
 @contextmanager
 def _validator(hops: Hops, found: Streamed) -> Iterator[psutil.Process]:
     """The process, without a breaker: nearly everything here is bad on purpose."""
+    hops.environment["DRIFTLINE_METRICS_PORT"] = str(free_port())
     with (hops.home / "validate.log").open("w") as log:
         command = hops.command("validate", "--reject-ratio", "1", "--reject-run", "1000000")
         child = subprocess.Popen(command, env=hops.environment, cwd=ROOT, stdout=log, stderr=log)
     process = psutil.Process(child.pid)
     try:
+        wait_until(lambda: "ready process" in (hops.home / "validate.log").read_text(), 60, "the validator to be ready")
         yield process
     finally:
         if child.poll() is not None:
@@ -170,6 +184,44 @@ def _is_validator(process: psutil.Process, hops: Hops) -> bool:
     return "validate" in words and process.ppid() == psutil.Process().pid and process.status() != psutil.STATUS_ZOMBIE
 
 
+@contextmanager
+def _stalls(hops: Hops, found: Streamed) -> Iterator[None]:
+    """Note the longest time in which there was something to read and the validator committed nothing."""
+    topic, stop = topics.events(hops.contract.id), threading.Event()
+
+    def watch() -> None:
+        client = kafka.consumer(hops.settings, topics.group(hops.contract.id, "validate"))
+        moved, last = time.monotonic(), -1
+        while not stop.wait(0.02):
+            _, high = client.get_watermark_offsets(TopicPartition(topic, PARTITION), timeout=20)
+            at, now = max(0, kafka.committed(client, topic, [PARTITION])[PARTITION].offset), time.monotonic()
+            if at == last and at < high:
+                found.longest_stall_s = max(found.longest_stall_s, now - moved)
+            else:
+                moved, last = now, at
+        client.close()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _look_at_metrics(found: Streamed, text: str) -> None:
+    """No value that is none, no label value that a record chose."""
+    reasons = {*CODES, *validation.PAGED}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found.series += 1
+            if not math.isfinite(sample.value):
+                found.metric_faults.append(f"{sample.name} is {sample.value}")
+            if sample.labels.get("reason", VALID) not in {VALID, *reasons}:
+                found.metric_faults.append(f"{sample.name} has reason {sample.labels['reason']!r}")
+
+
 def _settled(hops: Hops, found: Streamed, child: psutil.Process, what: str) -> None:
     """Wait until the validator has committed everything; watch its memory meanwhile."""
     topic, began = topics.events(hops.contract.id), time.monotonic()
@@ -214,11 +266,20 @@ def _compare(hops: Hops, found: Streamed) -> None:
     valid, at = 0, 0
     for m in kafka.read_all(hops.settings, topics.blocks(hops.contract.id)):
         header = from_headers(kafka.headers_of(m))
+        found.partial_rows += _partial(hops, m.value(), found.expected)
         if header.start != at and header.start > at:
             found.wrong.append(f"a gap between the blocks at {at}")
         at, valid = header.end, valid + header.counts[VALID]
     if valid != found.valid:
         found.wrong.append(f"expected {found.valid} valid records, got {valid}")
+
+
+def _partial(hops: Hops, body: bytes, dead: Mapping[int, object]) -> int:
+    """Rows of a block that count as valid and lack a required field, or whose record was to be rejected."""
+    rows = decode(body)
+    valid = rows.filter(pc.is_null(rows.column(REJECT)))
+    lacking = sum(valid.column(f.name).null_count for f in hops.contract.fields if f.required)
+    return lacking + sum(offset in dead for offset in valid.column(RAW_OFFSET).to_pylist())
 
 
 def _whole(value: bytes | None, rule: str, name: str) -> bool:

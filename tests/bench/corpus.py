@@ -20,6 +20,7 @@ from tests.contracts import contract_file_named
 from tests.corpus import cases
 
 VALIDATOR_MB = 512  # as its container; with 500,000 records in one batch and bombs of 64 MiB
+VALIDATOR_SERIES = 500  # whatever the records say
 WORKER_MB = 800  # of the prediction server
 
 
@@ -37,11 +38,15 @@ def main() -> int:
         answered = _corpus_http.run(hops, records)
         progress(f"{answered.requests} requests answered, slowest {answered.slowest_s:.2f} s")
         streamed = _corpus_stream.run(hops, broker, records)
-    for line in [*file_wrong, *answered.wrong, *streamed.wrong]:
+    for line in [*file_wrong, *answered.wrong, *streamed.wrong, *streamed.metric_faults]:
         progress(f"WRONG {line}")
     bars = [
         bar("validator: outcomes other than stated", len(streamed.wrong), "==", 0),
         bar("validator: processes that ended", streamed.deaths, "==", 0),
+        bar("validator: longest stall over the records, seconds", round(streamed.longest_stall_s, 3), "<=", 1.0),
+        bar("validator: partial rows in blocks", streamed.partial_rows, "==", 0),
+        bar("validator: metrics that are no number, labels that a record chose", len(streamed.metric_faults), "==", 0),
+        bar("validator: series", streamed.series, "<=", VALIDATOR_SERIES),
         bar("validator: resident memory, MB", round(streamed.peak_mb), "<=", VALIDATOR_MB),
         bar("server: outcomes other than stated", len(answered.wrong), "==", 0),
         bar("server: answers of 500 and above", answered.server_errors, "==", 0),

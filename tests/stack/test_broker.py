@@ -11,6 +11,7 @@ import pytest
 
 from pipeline import broker_config
 from pipeline.broker import LIBS, Broker, free_port, prepare
+from pipeline.broker_config import Node
 from pipeline.errors import Fatal, UsageError
 from pipeline.kafka import create_topics, producer, read_all
 from pipeline.settings import Settings
@@ -51,13 +52,13 @@ def test_a_format_that_was_cut_off_is_done_again(tmp_path):
     half = tmp_path / "broker" / "data"
     half.mkdir(parents=True)
     (half / "meta.properties").write_text("version=1\n")  # no cluster id: a broker refuses such a folder
-    prepare(tmp_path / "broker", free_port(), free_port())
+    prepare(tmp_path / "broker", [Node(free_port(), free_port())])
     assert "cluster.id" in (half / "meta.properties").read_text()
 
 
 def test_a_broker_that_ends_at_once_says_its_last_words(tmp_path):
     broken = Broker(tmp_path / "broker")
-    prepare(broken.directory, broken.port, broken.controller_port)
+    prepare(broken.directory, broken.nodes)
     (broken.directory / "data" / "meta.properties").write_text("version=1\n")
     with pytest.raises(Fatal, match=r"meta\.properties"):
         broken.start()
@@ -65,7 +66,7 @@ def test_a_broker_that_ends_at_once_says_its_last_words(tmp_path):
 
 def test_missing_jars_are_a_usage_error_that_names_the_command(tmp_path):
     with pytest.raises(UsageError, match="make setup"):
-        prepare(tmp_path / "broker", 1, 2, libs=tmp_path)
+        prepare(tmp_path / "broker", [Node(1, 2)], libs=tmp_path)
 
 
 def test_the_broker_dies_with_the_process_that_started_it(tmp_path):
@@ -80,8 +81,7 @@ def test_the_broker_dies_with_the_process_that_started_it(tmp_path):
 
 
 def test_the_command_becomes_the_broker_in_the_same_process(tmp_path):
-    port = free_port()
-    words = [str(tmp_path / "b"), "--port", str(port), "--controller-port", str(free_port())]
+    words = [str(tmp_path / "b"), "--node", f"{free_port()}:{free_port()}"]
     child = subprocess.Popen([sys.executable, "-m", "pipeline.broker", *words], stdout=subprocess.DEVNULL)
     try:
         wait_until(lambda: b"kafka.Kafka" in Path(f"/proc/{child.pid}/cmdline").read_bytes(), 30, "Java to take over")
@@ -91,7 +91,7 @@ def test_the_command_becomes_the_broker_in_the_same_process(tmp_path):
 
 
 def test_everything_listens_on_loopback_only():
-    config = broker_config.properties(Path("/data"), 1, 2)
+    config = broker_config.properties(Path("/data"), [Node(1, 2)])
     assert config["listeners"] == "CLIENT://127.0.0.1:1,CONTROLLER://127.0.0.1:2"
     assert config["auto.create.topics.enable"] == "false"
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import configparser
+import re
 import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -36,7 +38,7 @@ def test_every_port_is_used_once():
 
 def test_the_exporters_keep_their_order_of_ports():
     first = PORTS["exporters"]
-    expected = ["validator", "drift", "compactor", "score", "evaluate", "control", "page", "watch"]
+    expected = ["validator", "drift", "compactor", "score", "evaluate", "control", "page", "watch", "features"]
     assert {p.port - first: p.name for p in TABLE if p.env.get("DRIFTLINE_METRICS_PORT")} == dict(enumerate(expected))
 
 
@@ -101,3 +103,12 @@ def test_a_command_with_spaces_and_percent_signs_arrives_as_it_was():
 def test_mlflow_runs_without_its_job_routes():
     assert named("mlflow").env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
     assert "127.0.0.1" in named("mlflow").command
+
+
+def test_the_documented_caps_are_those_of_the_table():
+    text = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
+    section = text.partition("## Memory\n")[2].partition("\n## ")[0]
+    stated = {name: int(cap) for name, cap in re.findall(r"^\| (\S+) \| (\d+) \|", section, re.M)}
+    assert stated == {p.name: p.memory_mb for p in TABLE}
+    by_kernel = set(re.findall(r"^\| (\S+) \| \d+ \| the kernel \|", section, re.M))
+    assert by_kernel == {p.name for p in TABLE if p.env.get("DRIFTLINE_MEMORY_MB") == str(p.memory_mb)}

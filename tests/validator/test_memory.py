@@ -7,16 +7,21 @@ import resource
 import subprocess
 import sys
 
+from pipeline import kafka, topics
+from pipeline.broker import Broker
 from tests.validator import corpus
-from tests.validator.conftest import Dataset
+from tests.validator.conftest import Dataset, MakeDataset
 from tests.validator.history import ROOT
 
 CAP_MB = 512  # resident; docs/operations.md, "Memory": its container has this much
 WRITABLE_MB = 1000  # of address space, stacks of threads included: what the kernel refuses beyond
+PARTITIONS = 4  # as shipped; what is fetched ahead is bounded over all of them
 BACKLOG = 400_000  # some 100 MB of records, ten times what is in flight
 
 
-def test_a_backlog_is_read_within_the_memory_cap(dataset: Dataset):
+def test_a_backlog_is_read_within_the_memory_cap(broker: Broker, make_dataset: MakeDataset):
+    dataset = make_dataset(broker.bootstrap, PARTITIONS)
+    kafka.create_topics(dataset.settings, topics.all_topics(dataset.id, PARTITIONS))
     records = corpus.sales(20_000, bad=0.01)
     dataset.fill(corpus.cycle(records, BACKLOG))
     assert measured(dataset) < CAP_MB

@@ -188,7 +188,7 @@ def test_it_tells_its_numbers_and_is_ready_once_it_has_its_partitions(dataset, u
         wait_until(lambda: dataset.committed() == 3, 30, "three records to be committed")
         assert _get(unused_port, "/readyz") == "ready\n"
         assert _get(unused_port, "/healthz") == "ok\n"
-        wait_until(lambda: "driftline_rejects_total{" in _get(unused_port, "/metrics"), 10, "the counts")
+        wait_until(lambda: 'reason="syntax"} 1.0' in _get(unused_port, "/metrics"), 10, "the counts")
         text = _get(unused_port, "/metrics")
         assert child.stop() == 0
     for line in (
@@ -197,6 +197,7 @@ def test_it_tells_its_numbers_and_is_ready_once_it_has_its_partitions(dataset, u
         f'driftline_rejects_total{{dataset="{dataset.id}",reason="syntax"}} 1.0',
         f'driftline_rejects_total{{dataset="{dataset.id}",reason="range"}} 1.0',
         f'driftline_blocks_total{{dataset="{dataset.id}"}} 1.0',
+        f'driftline_rejects_total{{dataset="{dataset.id}",reason="batch_undecodable"}} 0.0',  # its rise can be seen then
         'driftline_transactions_total{process="validator",result="committed"} 1.0',
     ):
         assert line in text
