@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 
@@ -47,20 +48,15 @@ class Compared:
 
 def unable(found: Backtested) -> dict[Key, str]:
     """Features and segments that could not page, or not in every window, and why: their silence says nothing."""
-    refused = budget.thresholds(found.contract.drift, found.members).refused
     made: dict[Key, str] = {}
     for key in keys_of(found):
         own = [v for v in found.verdicts if (v.feature, v.segment) == key]
         mute = [v for v in own if v.state in _MUTE]
         if not mute:
             continue
-        reference, needed = found.members.get(key), budget.smallest(key[1])
-        if reference is None:
-            why = "it has no reference"
-        elif reference.rows < needed:
-            why = f"reference {reference.rows:,} rows, {needed:,} needed"
-        else:
-            why = refused.get(key, "its reference is too small")
+        reference = found.members.get(key)
+        refusal = None if reference is None else budget.refusal(reference) or "an earlier reference was too small"
+        why = "it has no reference" if refusal is None else re.sub(r"\d+", lambda m: f"{int(m[0]):,}", refusal)
         made[key] = why if len(mute) == len(own) else f"{why}; in {len(mute):,} of {len(own):,} windows"
     return made
 
@@ -132,7 +128,7 @@ def feature_report(found: Backtested, feature: str, segment: str) -> dict[str, o
         "windows": len(own),
         "alarms": len(alarmed),
         "first_alarm": alarmed[0].window_start if alarmed else None,
-        "change": Counter(v.change for v in alarmed).most_common(1)[0][0] if alarmed else None,
+        "change": max(alarmed, key=lambda v: v.effect or 0.0).change if alarmed else None,  # where it was largest
         "largest_effect": max((v.effect for v in own if v.effect is not None), default=None),
         "state": own[-1].state,
         "reference_rows": reference.rows if reference else 0,

@@ -19,10 +19,11 @@ import polars as pl
 import pyarrow as pa
 from confluent_kafka import KafkaException
 
-from batch import reference_show
+from batch import reference_show, score_reference
+from batch.ledger import Entry
 from batch.reference_build import build, outcomes
 from pipeline import contract_file, kafka, topics
-from pipeline.contract import RAW_OFFSET, RAW_PARTITION, REJECT, Contract
+from pipeline.contract import APPEND_TIME, RAW_OFFSET, RAW_PARTITION, REJECT, Contract
 from pipeline.errors import CheckFailed, Unreachable, UsageError
 from pipeline.logs import log
 from pipeline.settings import Settings
@@ -76,10 +77,17 @@ class Reference:
 
 
 def publish(
-    settings: Settings, contract: Contract, rows: pl.DataFrame | pa.Table, *, version: int | None, effective_from: int
+    settings: Settings,
+    contract: Contract,
+    rows: pl.DataFrame | pa.Table,
+    *,
+    version: int | None,
+    effective_from: int,
+    decision: Entry | None = None,
 ) -> list[ReferenceRecord]:
     """Publish the references of a new version; `version` None is the next one, `effective_from` goes up to a window's start.
 
+    With them go those of the model's answers: of the model that serves by `decision`, or else of the one that serves now.
     The same version again with the same rows writes the same files and records. Unreachable if the broker stays away.
     """
     # 1. read what is published  2. files, fsynced  3. records in one transaction
@@ -87,10 +95,14 @@ def publish(
     store, clock = read_store(settings, contract.id), clock_of(contract)
     number = store.timeline.generation + 1 if version is None else version
     effective = -(-effective_from // clock.window) * clock.window
-    references = build(contract, clock, rows, number, effective, rejects_of(settings, contract, rows))
+    frame = rows if isinstance(rows, pl.DataFrame) else pl.from_arrow(rows)
+    assert isinstance(frame, pl.DataFrame)
+    references = build(contract, clock, frame, number, effective, rejects_of(settings, contract, frame))
+    model = score_reference.champion(settings, contract, decision)
+    references |= score_reference.references(settings, contract, frame, model, number, effective)
     earlier = tuple((s.version, to_text(s.effective_from)) for s in store.timeline.sets if s.version < number)
     records = written(settings, contract, references, earlier)
-    _send(settings, contract, records)
+    send(settings, contract, records)
     log(
         "reference_published",
         dataset=contract.id,
@@ -114,12 +126,10 @@ def written(
     ]
 
 
-def rejects_of(settings: Settings, contract: Contract, rows: pl.DataFrame | pa.Table) -> pa.Table | None:
+def rejects_of(settings: Settings, contract: Contract, frame: pl.DataFrame) -> pa.Table | None:
     """The `outcomes` of all records within the rows' own raw offsets; None where the rows carry no offset."""
     from batch import table
 
-    frame = rows if isinstance(rows, pl.DataFrame) else pl.from_arrow(rows)
-    assert isinstance(frame, pl.DataFrame)
     if RAW_PARTITION not in frame.columns:
         return None
     ends = frame.group_by(RAW_PARTITION).agg(low=pl.col(RAW_OFFSET).min(), high=pl.col(RAW_OFFSET).max() + 1)
@@ -141,6 +151,7 @@ def _record(
     return ReferenceRecord(
         contract.id, reference.feature, reference.segment, reference.kind, reference.version,
         to_text(reference.effective_from), reference.rows, reference.cells, cells.digest(reference), str(file), size, earlier,
+        reference.model,
     )  # fmt: skip
 
 
@@ -170,7 +181,8 @@ def _write(directory: Path, reference: FeatureReference) -> Path:
     return file
 
 
-def _send(settings: Settings, contract: Contract, records: list[ReferenceRecord]) -> None:
+def send(settings: Settings, contract: Contract, records: list[ReferenceRecord]) -> None:
+    """All records of a version in one transaction; Unreachable if the broker stays away."""
     name = topics.group(contract.id, "reference")
     producer = kafka.producer(settings, name, transactional_id=name)
     try:
@@ -206,8 +218,10 @@ def _rows(args: argparse.Namespace, settings: Settings, contract: Contract) -> p
 
 
 def _columns(contract: Contract, there: list[str]) -> list[str]:
-    """What a reference is made of; a column that is not there is missed where it is needed."""
+    """What a reference is made of, and what a model reads; a column that is not there is missed where it is needed."""
     wanted = {f.name for f in contract.drift.features} | {c for s in contract.drift.segments for c in s}
+    if contract.drift.scores:
+        wanted |= {f.name for f in contract.fields} | {APPEND_TIME}
     return [c for c in there if c in wanted | {contract.time.field, RAW_PARTITION, RAW_OFFSET}]
 
 

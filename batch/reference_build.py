@@ -140,7 +140,7 @@ def as_window(known: FeatureReference, other: FeatureReference) -> cells.Counts:
     """The rows of another reference as a window counted in the cells of `known`."""
     if known.kind == "numeric":
         codes = cells.codes(known, other.values)
-        dense = np.bincount(codes, weights=other.counts, minlength=2 * len(known.values) + 1)
+        dense = np.bincount(codes, weights=other.counts, minlength=known.code_count)
     else:
         codes = cells.category_indices(known, pa.array(other.categories, pa.string()))
         dense = np.bincount(codes, weights=other.counts, minlength=len(known.categories) + 1)

@@ -18,6 +18,10 @@ from stream_processors.judging.panes import Key
 from stream_processors.reference.cells import FeatureReference
 from stream_processors.reference.store import ReferenceRecord, ReferenceStore
 
+_COMPARED = (
+    "n", "statistic", "p_value", "psi", "wasserstein", "effect", "at", "new_share", "vanished", "top_moves",
+)  # fmt: skip
+
 
 def members(store: ReferenceStore, version: int) -> Mapping[Key, FeatureReference]:
     found = store.timeline.of(version)
@@ -56,8 +60,9 @@ def print_records(
         own = [r for r in rows if r["version"] == version]
         more = ("pages", "rhythm", "dependence") if "pages" in own[0] else ()
         columns = ("feature", "segment", "kind", "rows", "cells", *more)
+        model = next((f", answers of model version {r['model']}" for r in own if r["model"]), "")
         table = Table(
-            *columns, title=f"version {version}, in force from {own[0]['effective_from']}", title_justify="left"
+            *columns, title=f"version {version}, in force from {own[0]['effective_from']}{model}", title_justify="left"
         )
         for row in own:
             table.add_row(*(str(row[c]) for c in columns))
@@ -66,10 +71,10 @@ def print_records(
 
 def told(reference: FeatureReference) -> dict[str, object]:
     """What a reference says beyond its record: whether it may page, its rhythm and dependence with their evidence."""
-    floor = budget.smallest(reference.segment)
+    refusal = budget.refusal(reference)
     evidence = {k: float(f"{v:.4g}") for k, v in reference.evidence.items()}
     return {
-        "pages": "yes" if reference.rows >= floor else f"no: < {floor} rows",
+        "pages": "yes" if refusal is None else f"no: {refusal}",
         "rhythm": _rhythm(reference),
         "slots": list(reference.slots.names) if reference.slots else [],
         "slot_rows": reference.slots.rows.tolist() if reference.slots else [],
@@ -88,19 +93,7 @@ def diff(old: Mapping[Key, FeatureReference], new: Mapping[Key, FeatureReference
         for row in rows:
             print(json.dumps(row))
         return 0
-    shown = (
-        "feature",
-        "segment",
-        "n",
-        "statistic",
-        "p_value",
-        "psi",
-        "wasserstein",
-        "effect",
-        "new_share",
-        "vanished",
-        "said",
-    )
+    shown = ("feature", "segment", *(name for name in _COMPARED if name not in ("at", "top_moves")), "said")
     table = Table(*shown)
     for row in rows:
         table.add_row(*(_short(row[k]) for k in shown))
@@ -114,27 +107,11 @@ def _compared(
     for key in sorted({*old, *new}):
         row: dict[str, object] = {"feature": key[0], "segment": key[1]}
         if key not in old or key not in new or old[key].kind != new[key].kind:
-            empty = (
-                "n",
-                "statistic",
-                "p_value",
-                "psi",
-                "wasserstein",
-                "effect",
-                "at",
-                "new_share",
-                "vanished",
-                "top_moves",
-            )
             said = "only in the new" if key not in old else "only in the old" if key not in new else "another kind"
-            yield {**row, **dict.fromkeys(empty), "said": said}
+            yield {**row, **dict.fromkeys(_COMPARED), "said": said}
             continue
         s = statistics.compare(old[key], as_window(old[key], new[key]), alpha)
-        yield row | {
-            "n": s.n, "statistic": s.statistic, "p_value": s.p_value, "psi": s.psi, "wasserstein": s.wasserstein,
-            "effect": s.effect, "at": s.at, "new_share": s.new_share, "vanished": list(s.vanished),
-            "top_moves": [list(move) for move in s.top_moves], "said": s.undefined or "",
-        }  # fmt: skip
+        yield {**row, **{name: getattr(s, name) for name in _COMPARED}, "said": s.undefined or ""}
 
 
 def _rhythm(reference: FeatureReference) -> str:
@@ -154,4 +131,4 @@ def _dependence(reference: FeatureReference) -> str:
 def _short(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    return "" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return "" if value is None else ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

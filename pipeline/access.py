@@ -43,7 +43,7 @@ class Role:
 def roles(dataset: str) -> tuple[Role, ...]:
     events, valid, blocks = topics.events(dataset), topics.valid(dataset), topics.blocks(dataset)
     dead, quality = topics.dead_letters(dataset), topics.quality(dataset)
-    predictions, outcomes = topics.predictions(dataset), topics.outcomes(dataset)
+    predictions, outcomes, scores = topics.predictions(dataset), topics.outcomes(dataset), topics.scores(dataset)
     return (
         Role("producer", "produce", writes=(events, outcomes)),
         Role(
@@ -56,13 +56,29 @@ def roles(dataset: str) -> tuple[Role, ...]:
         Role(
             "drift",
             "drift",
-            reads=(blocks, quality, topics.PARTIALS, topics.STATE, topics.REFERENCES, topics.VERDICTS, topics.ALERTS),
+            reads=(
+                blocks,
+                scores,
+                quality,
+                topics.PARTIALS,
+                topics.STATE,
+                topics.REFERENCES,
+                topics.VERDICTS,
+                topics.ALERTS,
+            ),
             writes=(topics.PARTIALS, topics.STATE, topics.VERDICTS, topics.ALERTS),
             asks=(events,),  # has a partition ever held a record
             transactional=("drift",),
         ),
         Role("compactor", "compact", reads=(blocks, events, dead, outcomes), writes=(quality,)),
-        Role("score", "score", reads=(blocks, topics.LEDGER)),
+        Role(
+            "features",
+            "features",
+            reads=(blocks, outcomes),
+            writes=(topics.features(dataset),),
+            transactional=("features",),
+        ),
+        Role("score", "score", reads=(blocks, topics.LEDGER), writes=(scores,)),
         Role(
             "evaluate",
             "evaluate",
@@ -73,11 +89,11 @@ def roles(dataset: str) -> tuple[Role, ...]:
         Role(
             "control",
             "control",
-            reads=(blocks, outcomes, topics.ALERTS, topics.REQUESTS, topics.LEDGER, topics.REFERENCES),
+            reads=(blocks, outcomes, predictions, topics.ALERTS, topics.REQUESTS, topics.LEDGER, topics.REFERENCES),
             writes=(topics.LEDGER, topics.REFERENCES, topics.REQUESTS, topics.LINEAGE),
             transactional=("control", "reference"),
         ),
-        Role("serve", "serve", reads=(topics.LEDGER,), writes=(predictions,)),
+        Role("serve", "serve", reads=(topics.LEDGER, topics.features(dataset)), writes=(predictions,)),
         Role("page", "page", reads=(topics.VERDICTS, topics.ALERTS, topics.LEDGER)),
         Role("watch", "watch"),
     )

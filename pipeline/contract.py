@@ -5,7 +5,7 @@ Knows no YAML (`contract_file` reads it), no JSON (`decode` compiles the record 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Literal
 
@@ -109,6 +109,12 @@ class MonitoredFeature:
 
 REJECTS = MonitoredFeature(REJECT, "categorical")  # reason codes, and `valid`; no column, so no field can shadow it
 
+SCORE = "score"  # the model's calibrated probability
+CONFIDENCE = "confidence"  # max(p, 1 - p)
+MODEL_VERSION = "model_version"  # that gave them
+SCORES = (MonitoredFeature(SCORE, "numeric"), MonitoredFeature(CONFIDENCE, "numeric"))
+SCORE_COLUMNS = (SCORE, CONFIDENCE, MODEL_VERSION)  # of a block of scores, so no field may be called so beside them
+
 
 @dataclass(frozen=True, slots=True)
 class ReferencePlan:
@@ -137,11 +143,25 @@ class DriftPlan:
     reference: ReferencePlan = ReferencePlan()
     rejects: bool = True  # the share of rejected records is a feature too
     null_monitor: bool = True  # the monitor measures its own false-alarm rate
+    scores: tuple[MonitoredFeature, ...] = ()  # what is watched of the model's answers
+    beside: tuple[MonitoredFeature, ...] = ()  # share the page budget, and are judged from another stream
 
     @property
     def watched(self) -> tuple[MonitoredFeature, ...]:
-        """Everything that verdicts speak of: the features, and the rejects unless they are switched off."""
-        return (*self.features, REJECTS) if self.rejects and self.features else self.features
+        """Everything that verdicts speak of: the features, the model's scores, the rejects unless they are switched off."""
+        rejects = (REJECTS,) if self.rejects and self.features else ()
+        return (*self.features, *self.scores, *rejects)
+
+    @property
+    def of_rows(self) -> DriftPlan:
+        """What is judged from the rows themselves."""
+        return replace(self, scores=(), beside=self.scores) if self.scores else self
+
+    @property
+    def of_scores(self) -> DriftPlan:
+        """What is judged from the stream of scores."""
+        others = replace(self, scores=()).watched
+        return replace(self, features=self.scores, scores=(), rejects=False, beside=others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +198,34 @@ class MatchLabel:
 
 
 @dataclass(frozen=True, slots=True)
+class HistoryFeature:
+    """One number about an entity's past: what had arrived before the row did, over the `horizon` up to its event time."""
+
+    name: str  # customer_rate_14d
+    entity: str
+    kind: Literal["count", "sum", "mean", "rate"]  # events; their amount; amount an event; share of positive labels
+    horizon: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntity:
+    name: str  # customer: as it stands in the keys of `<dataset>.features`
+    field: str
+    amount: tuple[str, ...] = ()  # numeric fields whose product is what an event is worth
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPlan:
+    """What models know of an entity's past. A rate is shrunk: (positive + weight * prior) / (labelled + weight)."""
+
+    entities: tuple[HistoryEntity, ...]
+    features: tuple[HistoryFeature, ...]
+    step: timedelta = timedelta(hours=6)  # horizons are whole steps of event time, the running one included
+    prior: float = 0.5
+    weight: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
 class Contract:
     """One dataset's contract. `id` names the dataset and prefixes its topics."""
 
@@ -190,6 +238,7 @@ class Contract:
     rules: tuple[CrossFieldRule, ...] = ()
     dataset_rules: tuple[DatasetRule, ...] = ()
     label: OutcomeLabel | MatchLabel | None = None
+    history: HistoryPlan | None = None
     unknown_fields: Literal["reject", "ignore"] = "reject"
     valid_topic: bool = True  # also write <dataset>.valid
     partitions: int = 4
@@ -203,6 +252,33 @@ class Contract:
 
     def field(self, name: str) -> Field:
         return next(f for f in self.fields if f.name == name)
+
+    @property
+    def of_rows(self) -> Contract:
+        """With the drift plan of what is judged from the rows themselves."""
+        return replace(self, drift=self.drift.of_rows) if self.drift.scores else self
+
+    @property
+    def of_scores(self) -> Contract:
+        """With the drift plan of what is judged from the stream of scores."""
+        return replace(self, drift=self.drift.of_scores)
+
+    @property
+    def judges_scores(self) -> bool:
+        """Whether the features of its drift plan are a model's answers and no fields of its own (`of_scores`)."""
+        return SCORE in {f.name for f in self.drift.features} - {f.name for f in self.fields}
+
+    @property
+    def score_schema(self) -> pa.Schema:
+        """What a block of scores holds of each row: its time and segments, its offset, the model's answer; `reject` is null."""
+        plan = dict.fromkeys((self.time.field, *(c for s in self.drift.segments for c in s)))
+        own = [pa.field(name, self.field(name).arrow_type) for name in plan]
+        answers = [
+            pa.field(SCORE, pa.float64()),
+            pa.field(CONFIDENCE, pa.float64()),
+            pa.field(MODEL_VERSION, pa.string()),
+        ]
+        return pa.schema([*own, pa.field(RAW_OFFSET, pa.int64()), *answers, pa.field(REJECT, pa.string())])
 
     @property
     def row_schema(self) -> pa.Schema:

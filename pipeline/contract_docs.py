@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from pipeline.contract import Contract, DatasetRule, DriftPlan, Field, MatchLabel, MonitoredFeature, OutcomeLabel
+from pipeline.contract_history import MOST_STEPS
 from pipeline.contract_plans import LEAST_REFERENCE_ROWS, MOST_REFERENCE_ROWS
 from pipeline.json_record import MAX_DEPTH
 from pipeline.record import CODES
@@ -86,7 +87,22 @@ The custom property `drift`. Every key may be left out.
 | `dependence` | `auto` | count evidence for less where neighbouring rows depend on each other: `auto` or `none` |
 | `reference` | `{{kind: training}}` | `kind` `training`, `last-week` or `rolling`; `every` (1 d, at least the pane): how often one of the latter two replaces the one before; `span` (7 d): how far a rolling one reaches back (`last-week` is always the last seven whole days, UTC); `rows` kept exactly (200,000; at least {LEAST_REFERENCE_ROWS:,}, below which nothing pages; at most {MOST_REFERENCE_ROWS:,}; of a feature with a rhythm five times as many, for each slot judges by its own share) |
 | `rejects` | true | watch the share of rejected records as the feature `reject` |
+| `model` | `{{scores: true}}` where there is a label | watch the model's answers to the stream as the features `score` (its probability) and `confidence` (max(p, 1 - p)), inside the same page budget: `scores` false switches both off; `score` and `confidence` take `tolerance`, `weight` and `rhythm` like any feature |
 | `nullMonitor` | true | the monitor measures its own false-alarm rate |
+
+"""
+
+
+_HISTORY = f"""## History
+
+The custom property `history`: what a model knows of the past of a row's customer, product, machine. A value counts what had
+arrived before the row did, never what had merely happened (`docs/features.md`).
+
+| key | default | what it says |
+|---|---|---|
+| `step` | `6 h` | horizons are whole steps of event time, the running step included; at least 1 min, at most {MOST_STEPS} steps a horizon |
+| `rate` | `{{prior: 0.5, weight: 10}}` | a rate is (positive + weight x prior) / (labelled + weight), so an entity without a past has the prior |
+| `entities` | | `name`, `field` (text or integer; null = no past), `amount` (numeric fields, whose product is what an event is worth), then horizons by kind: `count`, `sum` and `mean` (of the amount), `rate` (of the label); the feature is called `customer_rate_14d` |
 
 """
 
@@ -100,7 +116,7 @@ def page(contracts: Sequence[Contract]) -> str:
         "",
     ]
     sections = [line for contract in contracts for line in _contract(contract)]
-    return "\n".join([_HEAD, _MEANING + _TEXT + _DRIFT + "\n".join([*codes, *sections])]).rstrip() + "\n"
+    return "\n".join([_HEAD, _MEANING + _TEXT + _DRIFT + _HISTORY + "\n".join([*codes, *sections])]).rstrip() + "\n"
 
 
 def _contract(contract: Contract) -> Iterable[str]:
@@ -158,7 +174,7 @@ def plans(contract: Contract) -> Iterable[str]:
         else f"- No key. Unknown fields: {contract.unknown_fields}."
     )
     yield f"- Event time: `{time.field}`; lateness {length_text(time.lateness)}; idle after {length_text(time.idle)}; future bound: {future}; revisions within: {revise}."
-    features = ", ".join(f"`{f.name}` ({f.kind}, {_tolerance(f)})" for f in drift.features)
+    features = ", ".join(f"`{f.name}` ({f.kind}, {_tolerance(f)})" for f in (*drift.features, *drift.scores))
     segments = ", ".join(["the whole", *(f"each `{' x '.join(s)}`" for s in drift.segments)])
     yield f"- Drift: {features}{', the share of rejects' if drift.rejects and drift.features else ''}; over {segments}; {_window(drift)} of {length_text(drift.pane)} panes; rule `{drift.rule}`; at most {drift.pages:g} false page expected in {length_text(drift.pages_per)}."
     source = drift.reference
@@ -173,6 +189,8 @@ def plans(contract: Contract) -> Iterable[str]:
             yield f"- Label: `{name}`, joined on `{key}`; missing after {length_text(delay)}."
         case MatchLabel(name, field, pattern, on, horizon):
             yield f"- Label: `{name}`: an event in whose `{field}` `{pattern}` is found marks the latest earlier row with equal {_names(on)} within {length_text(horizon)}; a row with a null there carries none."
+    if contract.history:
+        yield f"- History in steps of {length_text(contract.history.step)}: {_names(tuple(f.name for f in contract.history.features))}."
 
 
 def _tolerance(f: MonitoredFeature) -> str:

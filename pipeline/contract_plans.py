@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import timedelta
-from typing import Literal, cast
+from typing import Literal, TypedDict, cast
 
 import yaml
 
 from pipeline.contract import (
     RESERVED,
+    SCORE_COLUMNS,
+    SCORES,
     DriftPlan,
     Field,
     MatchLabel,
@@ -44,10 +47,10 @@ def time_plan(at: At, known: dict[str, Field]) -> TimePlan:
     return plan
 
 
-def drift_plan(at: At, known: dict[str, Field], key: str | None = None) -> DriftPlan:
+def drift_plan(at: At, known: dict[str, Field], key: str | None = None, labelled: bool = False) -> DriftPlan:
     at.only(
         "features", "segments", "window", "slide", "pane", "pageBudget", "rule", "alpha", "rhythm", "dependence",
-        "reference", "rejects", "nullMonitor",
+        "reference", "rejects", "nullMonitor", "model",
     )  # fmt: skip
     pane = at.get("pane").duration(timedelta(minutes=5))
     seen = len(at.errors)
@@ -74,7 +77,27 @@ def drift_plan(at: At, known: dict[str, Field], key: str | None = None) -> Drift
         reference=_reference(at.get("reference"), pane),
         rejects=at.get("rejects").flag(True),
         null_monitor=at.get("nullMonitor").flag(True),
+        scores=_scores(at.get("model"), known, labelled),
     )
+
+
+def _scores(at: At, known: dict[str, Field], labelled: bool) -> tuple[MonitoredFeature, ...]:
+    """The model's score and confidence, watched wherever there is a label and no field of such a name."""
+    if not at.absent:
+        at.only("scores", *(f.name for f in SCORES))
+    taken = [name for name in SCORE_COLUMNS if name in known]
+    wanted = at.get("scores").flag(labelled and not taken)
+    if wanted and not labelled:
+        at.get("scores").wrong("false, or a label: without one there is no model")
+    if wanted and taken:
+        at.get("scores").wrong(f"false, or no field called {', '.join(taken)}")
+    found = []
+    for feature in SCORES:
+        own = at.get(feature.name)
+        if not own.absent:
+            own.only("tolerance", "weight", "rhythm")
+        found.append(replace(feature, **_watching(own, feature.kind)))
+    return tuple(found) if wanted else ()
 
 
 def _window(at: At, pane: timedelta) -> tuple[timedelta, int | None]:
@@ -143,11 +166,21 @@ def _feature(at: At, known: dict[str, Field]) -> MonitoredFeature:
     kind = at.get("kind").choice(Literal["numeric", "categorical"], "numeric" if numeric else "categorical")
     if name in known and (kind == "numeric") != numeric:
         at.get("kind").wrong(f"{'numeric' if numeric else 'categorical'}, as {name} is of type {known[name].type}")
+    return replace(MonitoredFeature(name, kind), **_watching(at, kind))
+
+
+class _Watching(TypedDict):
+    tolerance: Tolerance
+    weight: float
+    rhythm: Rhythm | None
+
+
+def _watching(at: At, kind: str) -> _Watching:
     weight = at.get("weight").number(1.0) or 0.0
     if weight <= 0:
         at.get("weight").wrong("a number > 0")
     rhythm = None if at.get("rhythm").absent else at.get("rhythm").choice(Rhythm, "auto")
-    return MonitoredFeature(name, kind, _tolerance(at.get("tolerance"), kind), weight, rhythm)
+    return _Watching(tolerance=_tolerance(at.get("tolerance"), kind), weight=weight, rhythm=rhythm)
 
 
 def _tolerance(at: At, kind: str) -> Tolerance:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from pipeline import contract_docs, contract_file, decode
@@ -13,6 +14,7 @@ from pipeline.errors import CheckFailed, UsageError
 from pipeline.settings import Settings
 
 PAGE = Path("docs/contract.md")
+PLANS = "driftline.contract_plans"  # entry points: functions from a contract to lines, so that nothing is imported from here
 
 
 class ContractVerb:
@@ -83,8 +85,9 @@ def _one_line(contract: Contract) -> str:
 
 
 def _plan(contract: Contract) -> list[str]:
-    """What it means with every default filled in."""
-    return [line.replace("`", "") for line in contract_docs.plans(contract)]
+    """What it means with every default filled in, then what the rooms further on make of it."""
+    further = (line for e in sorted(entry_points(group=PLANS)) for line in e.load()(contract))
+    return [line.replace("`", "") for line in (*contract_docs.plans(contract), *further)]
 
 
 def _docs(names: list[str], out: str, check: bool) -> int:

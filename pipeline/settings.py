@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -46,6 +46,8 @@ class Settings:
     metrics_host: str  # 127.0.0.1; 0.0.0.0 in a container
     actor: str  # who does it, for ledgers and audit
     ports: Mapping[str, int]
+    memory_mb: int | None = None  # this process's cap; the kernel refuses it more writable memory than twice that
+    brokers: int = 1  # of the local stack: 1, or 3 that copy each other
 
     def describe(self) -> str:
         """`field=value` pairs for the start of a log; holds no secret, only the names of files that do."""
@@ -60,10 +62,13 @@ def from_environment(env: Mapping[str, str], contract: str | None = None, cwd: P
     profile = env.get("DRIFTLINE_SECURITY", "plain")
     if profile not in ("plain", "scram"):
         raise UsageError(f"DRIFTLINE_SECURITY={profile} is not one of: plain, scram")
+    if env.get("DRIFTLINE_BROKERS", "1") not in ("1", "3"):
+        raise UsageError(f"DRIFTLINE_BROKERS={env['DRIFTLINE_BROKERS']} is not one of: 1, 3")
+    brokers = int(env.get("DRIFTLINE_BROKERS", "1"))
     metrics = env.get("DRIFTLINE_METRICS_PORT")
     return Settings(
         home=home,
-        bootstrap=env.get("DRIFTLINE_BOOTSTRAP", f"127.0.0.1:{ports['kafka']}"),
+        bootstrap=env.get("DRIFTLINE_BOOTSTRAP", _bootstrap(ports, brokers)),
         lake=env.get("DRIFTLINE_LAKE", str(home / "lake")),
         mlflow=env.get("DRIFTLINE_MLFLOW", f"http://127.0.0.1:{ports['mlflow']}"),
         serving=env.get("DRIFTLINE_SERVING", f"http://127.0.0.1:{ports['serving']}"),
@@ -73,7 +78,32 @@ def from_environment(env: Mapping[str, str], contract: str | None = None, cwd: P
         metrics_host=env.get("DRIFTLINE_METRICS_HOST", "127.0.0.1"),
         actor=env.get("DRIFTLINE_ACTOR", env.get("USER", "unknown")),
         ports=ports,
+        memory_mb=_positive(env, "DRIFTLINE_MEMORY_MB"),
+        brokers=brokers,
     )
+
+
+def _positive(env: Mapping[str, str], name: str) -> int | None:
+    text = env.get(name)
+    if text is None or (text.isdigit() and int(text) > 0):
+        return None if text is None else int(text)
+    raise UsageError(f"{name}={text} is not a number of megabytes above 0; not set, there is no cap")
+
+
+def with_brokers(settings: Settings, brokers: int) -> Settings:
+    """The same for another number of local brokers; a bootstrap address of the user's own stays."""
+    own = settings.bootstrap != _bootstrap(settings.ports, settings.brokers)
+    bootstrap = settings.bootstrap if own else _bootstrap(settings.ports, brokers)
+    return replace(settings, brokers=brokers, bootstrap=bootstrap)
+
+
+def _bootstrap(ports: Mapping[str, int], brokers: int) -> str:
+    return ",".join(f"127.0.0.1:{port}" for port in broker_ports(ports, brokers))
+
+
+def broker_ports(ports: Mapping[str, int], brokers: int) -> list[int]:
+    """The ports of the local brokers: each a hundred above the one before, as their controllers' ports are."""
+    return [ports["kafka"] + 100 * n for n in range(brokers)]
 
 
 def _security(profile: Literal["plain", "scram"], env: Mapping[str, str], keys: Path) -> Security:

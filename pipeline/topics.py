@@ -48,8 +48,16 @@ def predictions(dataset: str) -> str:
     return f"{dataset}.predictions"
 
 
+def scores(dataset: str) -> str:
+    return f"{dataset}.scores"
+
+
 def outcomes(dataset: str) -> str:
     return f"{dataset}.outcomes"
+
+
+def features(dataset: str) -> str:
+    return f"{dataset}.features"
 
 
 def group(dataset: str, verb: str) -> str:
@@ -87,7 +95,10 @@ def of_dataset(dataset: str, partitions: int) -> tuple[Topic, ...]:
         Topic(dead_letters(dataset), partitions, {**_kept(30), "max.message.bytes": str(DEAD_LETTER_LIMIT)}),
         Topic(quality(dataset), 1, _kept(90)),
         Topic(predictions(dataset), partitions, _kept(30)),
+        Topic(scores(dataset), partitions, _kept(30, **{"compression.type": "uncompressed"})),  # as the blocks
         Topic(outcomes(dataset), partitions, {**_kept(90), **_APPEND_TIME}),
+        # One partition: an as-of record speaks for all before it. Small segments, for a worker reads the topic at its start.
+        Topic(features(dataset), 1, {**_COMPACTED, "segment.bytes": str(64 * MIB)}),
     )
 
 

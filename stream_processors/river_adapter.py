@@ -84,7 +84,7 @@ class DriftlineDetector(DriftDetector):
 
     @property
     def change(self) -> str | None:
-        """The kind of change that fits best, once something stands out."""
+        """What happened, once something stands out."""
         return self.last.change if self.last else None
 
     def update(self, x: int | float) -> None:

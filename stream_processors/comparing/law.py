@@ -99,8 +99,7 @@ def category_law(
     for slot, weight in weights:
         held = reference.slots.counts[slot]
         dense[held.codes] += held.n * (weight * rows / held.rows)
-    shares = [(w, c.nulls / max(1, c.nulls + _before_thinning(reference, c))) for w, c in _held(reference, weights)]
-    ratio = sum(w * share for w, share in shares)
+    ratio = _null_ratio(reference, weights)
     return dense, rows, ratio * rows / max(1e-12, 1 - ratio), ratio
 
 
@@ -111,6 +110,12 @@ def effective_rows(weights: tuple[tuple[int, float], ...], rows: np.ndarray) -> 
 def _held(reference: FeatureReference, weights: tuple[tuple[int, float], ...]) -> list[tuple[float, Counts]]:
     assert reference.slots is not None
     return [(w, reference.slots.counts[s]) for s, w in weights]
+
+
+def _null_ratio(reference: FeatureReference, weights: tuple[tuple[int, float], ...]) -> float:
+    """Of rows that fall into the slots by these weights."""
+    held = _held(reference, weights)
+    return sum(w * (c.nulls / max(1, c.nulls + _before_thinning(reference, c))) for w, c in held)
 
 
 @lru_cache(maxsize=256)
@@ -138,8 +143,7 @@ def _mixture(reference: FeatureReference, weights: tuple[tuple[int, float], ...]
     used = np.flatnonzero(mass)
     cumulative = np.concatenate(([0.0], np.cumsum(mass[used])))
     cumulative *= rows / cumulative[-1]
-    shares = [(w, c.nulls / max(1, c.nulls + _before_thinning(reference, c))) for w, c in _held(reference, weights)]
-    ratio = sum(w * share for w, share in shares)
+    ratio = _null_ratio(reference, weights)
     source = rows * reference.source_rows / reference.rows
     nulls = ratio * source / max(1e-12, 1 - ratio)
     return Law(reference.values[used], 2 * used + 1, cumulative, rows, round(nulls), round(source))

@@ -130,6 +130,9 @@ def _groups(reference: FeatureReference, fine: bool = False) -> tuple[np.ndarray
         return np.arange(size + 2, dtype=np.int32), None
     if reference.kind == "numeric":
         middle = (np.cumsum(rows) - rows / 2) / max(1.0, rows.sum())
+        below, above = reference.fences
+        if size:  # what lies beyond the range is one with its end
+            middle = np.clip(middle, middle[len(below)], middle[size - 1 - len(above)])
         of = np.unique(np.searchsorted(_EDGES, middle, side="right"), return_inverse=True)[1].reshape(-1)
         return _with_ends(of), None
     if reference.choosing is not None:
@@ -175,12 +178,19 @@ def _law(reference: FeatureReference, groups: np.ndarray, names: dict[int, str] 
     p = np.concatenate((p * (1 - unseen) * (1 - null), [unseen * (1 - null), null]))
     of = np.concatenate((together, [size, size + 1]))
     known = int(rows / reference.temper.inflation) if reference.temper else rows  # dependent rows say less about p
-    inside = (value_rows + 0.5) / np.bincount(together, weights=value_rows + 0.5, minlength=size)[together]
+    spread = value_rows + 0.5 * _ranged(reference, groups)
+    inside = spread / np.bincount(together, weights=spread, minlength=size)[together]
     alone = np.bincount(together, minlength=size)
     named = None if names is None else {int(together[g]): n for g, n in names.items() if alone[together[g]] == 1}
     return _Law(
         p / p.sum(), np.concatenate((merged, [others, nulls])), known, of, np.concatenate((inside, [1.0, 1.0])), named
     )
+
+
+def _ranged(reference: FeatureReference, groups: np.ndarray) -> np.ndarray:
+    """bool of each group of values: whether it holds a cell of the reference's range; beyond it p is 0."""
+    below, above = reference.fences
+    return np.isin(np.arange(groups[-1] - 1), groups[len(below) : reference.cells - len(above)])
 
 
 def _once(reference: FeatureReference) -> np.ndarray:

@@ -91,23 +91,30 @@ def _rows(reference: FeatureReference) -> int:
     return reference.rows if reference.kind == "numeric" else reference.source_rows
 
 
-def _refused(reference: FeatureReference) -> str | None:
-    if _rows(reference) < smallest(reference.segment):
-        return f"reference of {_rows(reference)} rows is below {smallest(reference.segment)}"
+def refusal(reference: FeatureReference) -> str | None:
+    """Why this reference may not page; None if it may."""
+    rows, needed = _rows(reference), smallest(reference.segment)
+    if rows < needed:
+        return f"reference {rows} rows, {needed} needed"
     if UNMATCHED in reference.evidence:
-        return f"reference of {_rows(reference)} rows is too small for the rhythm that the whole has"
+        return f"reference {rows} rows, too few for the rhythm that the whole has"
     return None
 
 
 def thresholds(plan: DriftPlan, references: Mapping[Key, FeatureReference]) -> Budget:
-    """The thresholds of every reference that is large enough, sharing one page budget."""
+    """The thresholds of every reference that is large enough, sharing one page budget.
+
+    What another stream judges (`plan.beside`) has its share, and no threshold here.
+    """
     panes = plan.pages_per / plan.pane
-    refused = {key: reason for key, r in references.items() if (reason := _refused(r))}
-    weight = {f.name: f.weight for f in plan.watched}
+    refused = {key: reason for key, r in references.items() if (reason := refusal(r))}
+    weight = {f.name: f.weight for f in (*plan.watched, *plan.beside)}
+    others = {f.name for f in plan.beside}
     weights = {key: weight.get(key[0], 1.0) for key in sorted(references) if key not in refused}
     total = sum(weights.values())
     shares = {key: w / total for key, w in weights.items()}
-    return Budget(panes, plan.pages, {key: _one(plan, panes, s) for key, s in shares.items()}, shares, refused)
+    own = {key: limits(plan, s) for key, s in shares.items() if key[0] not in others}
+    return Budget(panes, plan.pages, own, shares, refused)
 
 
 def bank_threshold(panes: float, pages: float) -> float:
@@ -126,9 +133,9 @@ def scan_threshold(panes: float, pages: float) -> float:
     return log(max(2.0, 2 * scan.looks_a_pane() * panes / pages))
 
 
-def _one(plan: DriftPlan, panes: float, share: float) -> Thresholds:
-    """`ks_alpha` keeps both detectors beside it, for the charts."""
-    pages = plan.pages * share
+def limits(plan: DriftPlan, share: float) -> Thresholds:
+    """The thresholds of a feature and segment with this share of the pages; `ks_alpha` keeps both detectors for the charts."""
+    panes, pages = plan.pages_per / plan.pane, plan.pages * share
     material = scan_threshold(panes, pages)
     if plan.rule == "confseq":
         return Thresholds(None, confseq.threshold(panes, pages), plan.alpha, material, True)

@@ -5,7 +5,8 @@ the error of the longest stretch looked at (512 panes of n rows; `material` has 
 
     distance     tolerance + error + eps
     share        tolerance + error + eps of the category whose share is known worst
-    wasserstein  the shift whose bound reaches the tolerance: the part of |F - G| within error + eps is lost everywhere
+    wasserstein  the shift whose bound reaches the tolerance: the part of |F - G| within error + eps is lost everywhere, and
+                 beyond the range what lies past the last fence before a row
 
 About, not exactly: the window's own chance is left out, and a shift is the effect that a bound in units is told for.
 """
@@ -17,8 +18,10 @@ from math import inf, log, sqrt
 import numpy as np
 
 from stream_processors.detectors.budget import Thresholds
-from stream_processors.detectors.engine import REFERENCE_ERROR, REFERENCE_LEVEL, SCALES, band, confseq_radius
+from stream_processors.detectors.engine import REFERENCE_ERROR, REFERENCE_LEVEL, SCALES, band, carried, confseq_radius
+from stream_processors.detectors.material import widths
 from stream_processors.reference.cells import FeatureReference
+from stream_processors.reference.grid import edges_of
 
 TOLD = 40  # halvings of the shift
 
@@ -26,7 +29,7 @@ TOLD = 40  # halvings of the shift
 def smallest_effect(
     reference: FeatureReference, kind: str, tolerance: float, limits: Thresholds, pane_rows: int
 ) -> float:
-    """In the tolerance's unit; infinite if no shift within the reference's range is enough."""
+    """In the tolerance's unit; infinite if no shift up to the last fence is enough."""
     rows, n, level = reference.rows, float(SCALES[-1] * pane_rows), limits.material - log(SCALES[-1])
     if kind == "share":
         p = reference.cell_rows / max(1, reference.cell_rows.sum())
@@ -40,21 +43,32 @@ def smallest_effect(
             + eps
             + (confseq_radius(n, limits.scan) if limits.confseq and limits.scan else band(n, level, 1.0))
         )
-    eps += band(n, level, 1.0)
-    finite = np.isfinite(reference.values)
-    values, law = reference.values[finite], reference.cumulative[finite] / rows
-    if len(values) < 2:
-        return inf
-    low, high = 0.0, float(values[-1] - values[0])
-    if _bound(values, law, high, eps) <= tolerance:
+    low, high = 0.0, _furthest(reference)
+    if not high or not _shown(reference, high, eps, n, level) > tolerance:
         return inf
     for _ in range(TOLD):
         middle = (low + high) / 2
-        low, high = (low, middle) if _bound(values, law, middle, eps) > tolerance else (middle, high)
+        low, high = (low, middle) if _shown(reference, middle, eps, n, level) > tolerance else (middle, high)
     return high
 
 
-def _bound(values: np.ndarray, law: np.ndarray, shift: float, eps: float) -> float:
-    """Integral over the reference's range of max(0, |F(x) - F(x - shift)| - eps)."""
-    moved = np.interp(values - shift, values, law, left=0.0)
-    return float(np.sum(np.diff(values) * np.maximum(0.0, (law - moved)[:-1] - eps)))
+def _furthest(reference: FeatureReference) -> float:
+    """The largest shift up that the cells can tell."""
+    inner = reference.values[np.isfinite(reference.values)]
+    if len(inner) < 2:
+        return 0.0
+    return float((inner if reference.discrete else edges_of(reference))[-1] - inner[0])
+
+
+def _shown(reference: FeatureReference, shift: float, error: float, n: float, level: float) -> float:
+    """The bound where the window is the reference moved up; of few values, as if those between them were known."""
+    finite = np.isfinite(reference.values)
+    values, law = reference.values[finite], reference.cumulative[finite] / reference.rows
+    if reference.discrete:
+        moved = np.interp(values - shift, values, law, left=0.0)
+        lost = error + band(n, level, 1.0)
+        return float(np.sum(np.diff(values) * np.maximum(0.0, (law - moved)[:-1] - lost)))
+    rows, moved = np.append(reference.cell_rows[:-2], [0, 0]), np.zeros(reference.cells + 2)
+    upto = np.interp(edges_of(reference) - shift, values, law, left=0.0)
+    moved[:-2] = np.diff(upto, prepend=0.0, append=1.0)
+    return float(carried(n * moved, len(rows), rows / reference.rows, *widths(reference), True, error, level, 1.0))

@@ -1,7 +1,8 @@
-"""EDGE. Blocks -> partials: counts every block once, in order, and says where it stands by what it has written.
+"""EDGE. Blocks of one stream -> partials: counts every block once, in order, and says where it stands by what it has written.
 
 Positions are not committed anywhere: the newest partial of each partition names the block it came from. When a newer
 reference becomes known, the blocks from the first affected one on are read again and counted again before the next one.
+Where a stream may hold a block twice (scoring is at-least-once), the first one of a coordinate counts and no later one.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from pipeline import blocks, kafka, topics
 from pipeline.blocks import BadBlock, Block, BlockHeader
-from pipeline.contract import Contract
 from pipeline.errors import Fatal, Unreachable
 from pipeline.logs import log
 from pipeline.meter import Meter
 from pipeline.settings import Settings
+from stream_processors.drift.source import Source
 from stream_processors.judging.panes import Clock
 from stream_processors.judging.partial import Partial, from_bytes, to_bytes
 from stream_processors.judging.saved import SavedProgress
@@ -29,7 +30,6 @@ from stream_processors.reference.store import ReferenceStore
 REMEMBERED_BLOCKS = (
     20_000  # (offset, maximum event time) a partition; a reference older than that starts at the beginning
 )
-PART_KEY = "{dataset}/0"  # one shard
 
 
 @dataclass(slots=True)
@@ -53,21 +53,20 @@ class BlockCounter:
     def __init__(
         self,
         settings: Settings,
-        contract: Contract,
+        source: Source,
         clock: Clock,
         store: ReferenceStore,
         meter: Meter,
         stopped: threading.Event,
     ):
-        self._settings, self._contract, self._clock, self._store = settings, contract, clock, store
+        self._settings, self._contract, self._clock, self._store = settings, source.contract, clock, store
         self._meter, self._stopped = meter, stopped
-        self._topic = topics.blocks(contract.id)
-        self._key = PART_KEY.format(dataset=contract.id).encode()
+        self._topic, self._key, self._repeats = source.topic, source.key, source.repeats
         self.positions: dict[int, Position] = {}
         self._failure: str | None = None
         # No time-out: a partial that was given up would be a hole that later ones jump over. gzip: aiokafka reads it as it is.
         more = {"message.timeout.ms": 0, "compression.type": "gzip"}
-        self._producer = kafka.producer(settings, f"{topics.group(contract.id, 'drift')}.partials", **more)
+        self._producer = kafka.producer(settings, f"{topics.group(source.contract.id, 'drift')}.partials", **more)
 
     def load(self, base: Iterable[SavedProgress], applied: int, partitions: Iterable[int]) -> None:
         """Positions of newly owned partitions: those of the judge's state, brought forward by the partials after it."""
@@ -96,12 +95,8 @@ class BlockCounter:
         header = self._header(partition, offset, headers)
         if position.raw is not None and header.start > position.raw:
             for missed in self._read(partition, position.block, offset):
-                self._one(
-                    position,
-                    missed.offset(),
-                    self._header(partition, missed.offset(), kafka.headers_of(missed)),
-                    missed.value(),
-                )
+                at = missed.offset()
+                self._next(position, at, self._header(partition, at, kafka.headers_of(missed)), missed.value())
             if position.raw != header.start:
                 log(
                     "blocks_gap",
@@ -111,7 +106,14 @@ class BlockCounter:
                     expected=position.raw,
                     got=header.start,
                 )
-        self._one(position, offset, header, value)
+        self._next(position, offset, header, value)
+
+    def _next(self, position: Position, offset: int, header: BlockHeader, value: bytes | None) -> None:
+        if self._repeats and position.raw is not None and header.start < position.raw:
+            position.block = offset + 1
+            self._meter.inc("driftline_score_blocks_repeated_total", dataset=self._contract.id)
+        else:
+            self._one(position, offset, header, value)
 
     def recount(self, partition: int) -> None:
         """Count again what a newly known reference judges, if it reaches back into blocks that were counted."""
@@ -129,8 +131,12 @@ class BlockCounter:
                 until=until,
                 generation=timeline.generation,
             )
+            counted = 0  # up to this raw offset
             for message in self._read(partition, start, until):
                 header = self._header(partition, message.offset(), kafka.headers_of(message))
+                if self._repeats and header.start < counted:
+                    continue
+                counted = header.end
                 reached = max((m for m in (header.watermark, header.max_event_time) if m is not None), default=None)
                 if reached is not None and reached >= since:
                     self._one(position, message.offset(), header, message.value())

@@ -1,10 +1,10 @@
 """EDGE. `driftline drift`: a Faust app over blocks; counts in, verdicts and alerts out.
 
-Two agents. The first turns each block into partials, the second feeds the partials to the judge; a ticker lets the
-judge speak. Faust owns no position and commits nothing: the newest partial of a partition says where counting goes on,
+An agent a stream of blocks (rows, and the model's scores where the contract watches them) turns each into partials,
+another feeds the partials to the judges; a ticker lets them speak. Faust owns no position and commits nothing: the newest partial of a partition says where counting goes on,
 the judge's state record says where judging goes on. Whatever cannot be handled ends the process with 70.
 
-    sales.blocks --agent--> count --> drift.partials --agent--> judge --one transaction--> verdicts, alerts, state
+    sales.blocks, sales.scores --agents--> count --> drift.partials --agent--> judge --one transaction--> verdicts, alerts, state
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from pipeline.service import Service
 from pipeline.settings import Settings
 from stream_processors.drift import faust_app
 from stream_processors.drift.block_counter import BlockCounter
-from stream_processors.drift.judge_owner import SHARD, JudgeOwner
+from stream_processors.drift.judge_owner import JudgeOwner
 from stream_processors.drift.quality_heard import QualityHeard
+from stream_processors.drift.source import SHARD, sources_of
 from stream_processors.judging.panes import clock_of
 from stream_processors.reference.store import ReferenceStore
 
@@ -70,7 +71,7 @@ def _wait_for_topics(settings: Settings, contract: Contract, service: Service) -
         topics.REFERENCES,
         topics.VERDICTS,
         topics.ALERTS,
-        topics.blocks(contract.id),
+        *(source.topic for source in reversed(sources_of(contract))),
     ]
     client = kafka.reach(settings, deadline_s=None, stopped=service.stopped)
 
@@ -97,7 +98,10 @@ class _Process:
         self._contract, self._partitions, self._meter, self._service = contract, partitions, meter, service
         clock = clock_of(contract)
         self._store = ReferenceStore(contract.id)
-        self._counter = BlockCounter(settings, contract, clock, self._store, meter, service.stopped)
+        self._counters = {
+            source.topic: (source, BlockCounter(settings, source, clock, self._store, meter, service.stopped))
+            for source in sources_of(contract)
+        }
         self._quality = QualityHeard(contract.id)
         self._owner = JudgeOwner(
             settings, contract, clock, self._store, meter, service.stopped, service.beat, self._quality.recent
@@ -106,7 +110,7 @@ class _Process:
         self._counting, self._judging = (ThreadPoolExecutor(1, thread_name_prefix=n) for n in ("count", "judge"))
         self._owned: set[TP] = set()
         self._assigning = asyncio.Lock()
-        self._blocks, self._failed = topics.blocks(contract.id), asyncio.Event()
+        self._failed = asyncio.Event()
         self._error: BaseException | None = None
         self._app: faust_app.App | None = None
 
@@ -116,7 +120,8 @@ class _Process:
         self._quality.follow(self._settings, self._service.stopped)
         app = self._app = faust_app.build(self._settings, self._contract.id, self.own_positions)
         raw = {"value_type": bytes, "value_serializer": "raw", "key_serializer": "raw", "acks": False}
-        app.agent(app.topic(self._blocks, **raw), concurrency=1, name="count")(self._count)
+        for topic in self._counters:
+            app.agent(app.topic(topic, **raw), concurrency=1, name=f"count-{topic}")(self._count)
         app.agent(app.topic(topics.PARTIALS, **raw), concurrency=1, name="judge")(self._judge)
         app.in_worker = True
         app.finalize()
@@ -135,7 +140,8 @@ class _Process:
         try:
             assert self._app is not None
             await asyncio.wait_for(self._app.stop(), STOP_S)
-            await asyncio.get_running_loop().run_in_executor(self._counting, self._counter.flush)
+            for _, counter in self._counters.values():
+                await asyncio.get_running_loop().run_in_executor(self._counting, counter.flush)
         except TimeoutError:
             log("stop_timed_out", "warning", after_s=STOP_S)
             os._exit(code)
@@ -147,9 +153,9 @@ class _Process:
 
     async def _count(self, stream: faust.StreamT[bytes]) -> None:
         async for event in stream.events():
-            m = event.message
+            m, (_, counter) = event.message, self._counters[event.message.topic]
             await self._in(
-                self._counting, lambda m=m: self._counter.count(m.partition, m.offset, m.headers or [], m.value)
+                self._counting, lambda m=m, c=counter: c.count(m.partition, m.offset, m.headers or [], m.value)
             )
 
     async def _judge(self, stream: faust.StreamT[bytes]) -> None:
@@ -186,8 +192,9 @@ class _Process:
             return None
 
     def _recount(self) -> None:
-        for partition in list(self._counter.positions):
-            self._counter.recount(partition)
+        for _, counter in self._counters.values():
+            for partition in list(counter.positions):
+                counter.recount(partition)
 
     # -- positions
 
@@ -219,17 +226,17 @@ class _Process:
             self._owner.acquire(self._partitions)
 
     def _change_blocks(self, gained: set[TP], lost: set[TP]) -> None:
-        self._counter.release(tp.partition for tp in lost if tp.topic == self._blocks)
-        new = [tp.partition for tp in gained if tp.topic == self._blocks]
-        if new:
-            saved, _ = self._owner.read_state()
-            self._counter.load(saved.partitions if saved else (), saved.resume if saved else 0, new)
+        for topic, (source, counter) in self._counters.items():
+            counter.release(tp.partition for tp in lost if tp.topic == topic)
+            new = [tp.partition for tp in gained if tp.topic == topic]
+            if new:
+                counter.load(*self._owner.positions(source), new)
         for found in self._store.timeline.sets[-1:]:
             found.load()  # before the stream flows, not within its first block
 
     def _position(self, tp: TP) -> int:
-        if tp.topic == self._blocks:
-            return self._counter.positions[tp.partition].block
+        if tp.topic in self._counters:
+            return self._counters[tp.topic][1].positions[tp.partition].block
         return self._owner.position if tp.partition == SHARD else 0
 
     async def _show_progress(self) -> None:

@@ -46,6 +46,12 @@ class Thread(driver.AIOKafkaConsumerThread):
     async def seek_to_committed(self) -> Mapping[TP, int]:
         return await self.call_thread(self._seek_own)
 
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Not while the group rebalances: the broker reads nothing of a member behind its JoinGroup, so the commit arrives with
+        the former generation, aiokafka answers that by joining anew, and two members kept each other at it for ever."""
+        coordinator = self._ensure_consumer()._coordinator
+        return not coordinator._rejoin_needed_fut.done() and await super()._commit(offsets)
+
     async def _seek_own(self) -> Mapping[TP, int]:
         """The one place where Faust is positioned; called on every assignment, for the partitions it keeps too."""
         consumer = self._ensure_consumer()

@@ -1,6 +1,6 @@
-"""EDGE. The owner of the judge: feeds it, and publishes what it says, with its state, in one Kafka transaction.
+"""EDGE. The owner of the judges: feeds them, and publishes what they say, with their state, in one Kafka transaction.
 
-The transactional id belongs to the shard: whoever opens it last owns the shard, and a former owner's next commit is
+There is one of the rows and, where the contract watches them, one of the model's scores; what both say makes one episode. The transactional id belongs to the shard: whoever opens it last owns the shard, and a former owner's next commit is
 refused. So verdicts are exactly-once whatever the group believes. After a failed transaction the state record itself
 says whether it went through.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -24,8 +24,9 @@ from pipeline.retry import until_success
 from pipeline.settings import Settings
 from stream_processors.drift import metrics as drift_metrics
 from stream_processors.drift.backlog import Backlog, unused
-from stream_processors.drift.block_counter import PART_KEY, read_range
+from stream_processors.drift.block_counter import read_range
 from stream_processors.drift.self_watch import SelfWatch
+from stream_processors.drift.source import SHARD, Source, sources_of
 from stream_processors.judging.alert import Alert
 from stream_processors.judging.causes import Quality
 from stream_processors.judging.closed import Record
@@ -33,10 +34,9 @@ from stream_processors.judging.episodes import Episode, follow, scene_of
 from stream_processors.judging.judge import Judge, Turn
 from stream_processors.judging.panes import Clock
 from stream_processors.judging.partial import Partial, from_bytes
-from stream_processors.judging.saved import Saved, from_messages, to_messages
+from stream_processors.judging.saved import Saved, SavedProgress, from_messages, to_messages
 from stream_processors.reference.store import ReferenceStore
 
-SHARD = 0
 REREAD_WINDOWS = 4  # a turn; more late windows wait for the next turn
 REREAD_GAP = 200  # partials: offsets further apart are read in separate sweeps
 REFERENCE_DEADLINE_S = 60.0
@@ -62,10 +62,11 @@ class JudgeOwner:
     ):
         self._settings, self._contract, self._clock, self._store = settings, contract, clock, store
         self._meter, self._stopped, self._alive, self._quality = meter, stopped, alive, quality
-        self._key = PART_KEY.format(dataset=contract.id).encode()
+        self._sources = sources_of(contract)
         self._id = f"{topics.group(contract.id, 'drift')}.{SHARD}"
         self._producer: Producer | None = None
-        self.judge: Judge | None = None
+        self.judge: Judge | None = None  # of the rows
+        self._judges: dict[Source, Judge] = {}  # of the rows first
         self.position = 0  # next offset of the partials topic
         self._sequence, self._episode = 0, Episode()
         self._asked = 0.0  # when it was last asked which partitions are empty
@@ -78,21 +79,26 @@ class JudgeOwner:
         # 1. open the transactional id (fences the former owner, settles its open transaction)  2. read the state
         # 3. read the partials from the oldest open pane on. Between 1 and 3 nobody else can publish.
         self._open()
-        saved, records = self.read_state()
-        self._await_generation(saved.generation if saved else 0)
-        self.judge = Judge(self._contract, self._clock, partitions, time.monotonic())
+        states, now = self._read_states(), time.monotonic()
+        self._judges = {s: Judge(s.contract, self._clock, partitions, now) for s in self._sources}
+        self.judge = self._judges[self._sources[0]]
         self._sequence, self._episode = 0, Episode()
-        if saved:
-            self.judge.restore(saved, records, self._store.timeline, time.monotonic())
-            self._sequence = saved.sequence
-            self._episode = msgspec.msgpack.decode(saved.episode, type=Episode)
-        self.position = saved.resume if saved else 0
+        for source, judge in self._judges.items():
+            saved, records = states[source]
+            if saved:
+                self._await_generation(saved.generation)
+                judge.restore(saved, records, self._store.timeline, now)
+        if rows := states[self._sources[0]][0]:
+            self._sequence = rows.sequence
+            self._episode = msgspec.msgpack.decode(rows.episode, type=Episode)
+        self.position = min((saved.resume for saved, _ in states.values() if saved), default=0)
         drift_metrics.episode(self._meter, self._contract.id, self._episode.state)
         log("judge_acquired", dataset=self._contract.id, sequence=self._sequence, resume=self.position)
         return self.position
 
     def release(self) -> None:
         self.judge, self._producer = None, None
+        self._judges = {}
         self._backlog.close()
 
     def feed(self, offset: int, key: bytes | None, value: bytes | None) -> None:
@@ -107,15 +113,23 @@ class JudgeOwner:
     def _one(self, offset: int, key: bytes | None, value: bytes | None) -> None:
         assert self.judge is not None
         self.position = offset + 1
-        if key != self._key or value is None:
-            return
-        partial = from_bytes(value)
+        source = next((s for s in self._sources if s.key == key), None)
+        if source is not None and value is not None:
+            self._hear(source, offset, from_bytes(value))
+        # What was not for a judge has passed it too: a restart does not begin there again.
+        for judge in self._judges.values():
+            judge.applied = max(judge.applied, self.position)
+
+    def _hear(self, source: Source, offset: int, partial: Partial) -> None:
         self._know(partial.generation)
-        self.judge.feed(offset, partial, time.monotonic())
-        for metric, rows in (
-            ("driftline_late_beyond_rows_total", partial.late_beyond),
+        self._judges[source].feed(offset, partial, time.monotonic())
+        told = [
             ("driftline_rejects_unplaced_total", partial.unplaced),
-        ):
+            ("driftline_scores_other_model_total", partial.other_model),
+        ]
+        if source is self._sources[0]:  # a late row has a late score
+            told.append(("driftline_late_beyond_rows_total", partial.late_beyond))
+        for metric, rows in told:
             if rows:
                 self._meter.inc(metric, rows, dataset=self._contract.id)
 
@@ -126,22 +140,25 @@ class JudgeOwner:
         self._look_for_unused()
         self._reread()
         now = time.monotonic()
-        turn = self.judge.turn(now, self._look_behind(now))
-        drift_metrics.progress(self._meter, self._contract.id, self.judge)
-        if not turn:
+        behind = self._look_behind(now)
+        turns = {s: j.turn(now, behind if j is self.judge else self._unscored(behind)) for s, j in self._judges.items()}
+        drift_metrics.progress(self._meter, self._contract.id, *self._judges.values())
+        if not any(turns.values()):
             return 0
-        episode, alerts = self._episode, []
-        for closed in turn.closed:
-            scene = scene_of(self.judge, closed, self._quality())
-            episode, alert = follow(episode, closed, self._clock, scene, int(time.time() * 1000))
-            alerts += [alert] if alert else []
-        saved = self.judge.save(self._sequence + 1, msgspec.msgpack.encode(episode))
-        self._publish(list(self._messages(turn, alerts, saved)), saved.sequence)
-        self._sequence, self._episode = saved.sequence, episode
-        drift_metrics.turn(self._meter, self._contract.id, turn, alerts, episode.state)
-        for closed in turn.closed:
-            log("window_closed", dataset=self._contract.id, window=closed.verdicts[0].window_start, cause=closed.cause, verdicts=len(closed.verdicts), alarms=sum(v.state == "alarm" for v in closed.verdicts))  # fmt: skip
-        for closed in turn.closed:  # after the publication: a verdict never waits for it
+        episode, alerts, changes = self._episode, [], []
+        for source, turn in turns.items():
+            for closed in turn.closed:
+                scene, before = scene_of(self._judges[source], closed, self._quality()), episode.state
+                episode, alert = follow(episode, closed, self._clock, scene, int(time.time() * 1000))
+                alerts += [alert] if alert else []
+                changes += [alert.state] if alert and alert.state != before else []  # one told again is no change
+        self._publish(list(self._messages(turns, alerts, episode)), self._sequence + 1)
+        self._sequence, self._episode = self._sequence + 1, episode
+        drift_metrics.turn(self._meter, self._contract.id, list(turns.values()), changes, episode.state)
+        said = [closed for turn in turns.values() for closed in turn.closed]
+        for closed in said:
+            log("window_closed", dataset=self._contract.id, window=closed.verdicts[0].window_start, cause=closed.cause, scores=closed.of_scores, verdicts=len(closed.verdicts), alarms=sum(v.state == "alarm" for v in closed.verdicts))  # fmt: skip
+        for closed in turns[self._sources[0]].closed:  # after the publication: a verdict never waits for it
             self._watch.heard(closed, self.judge.timeline.at(closed.end - self._clock.pane))
         for alert in alerts:
             log(
@@ -151,13 +168,18 @@ class JudgeOwner:
                 resolution=alert.resolution,
                 features=len(alert.features),
             )
-        return sum(len(c.verdicts) for c in turn.closed)
+        return sum(len(c.verdicts) for c in said)
 
-    def read_state(self) -> tuple[Saved | None, list[Record]]:
+    def positions(self, source: Source) -> tuple[Sequence[SavedProgress], int]:
+        """(how far a stream's partitions are counted, offset of the partials that say how it went on)."""
+        saved, _ = self._read_states()[source]
+        return (saved.partitions, saved.resume) if saved else ((), 0)
+
+    def _read_states(self) -> dict[Source, tuple[Saved | None, list[Record]]]:
         latest: dict[str, bytes | None] = {}
         for message in kafka.read_all(self._settings, topics.STATE):
             latest[(message.key() or b"").decode()] = message.value()
-        return from_messages(self._contract.id, SHARD, latest)
+        return {source: from_messages(source.name, SHARD, latest) for source in self._sources}
 
     # -- partitions that say nothing
 
@@ -170,6 +192,11 @@ class JudgeOwner:
             self._looked, self._looked_at = (quiet, self.position), now
         return self._behind if quiet else frozenset()
 
+    def _unscored(self, behind: frozenset[int]) -> frozenset[int]:
+        """Partitions with rows that no score was heard of: they hold the other scores back, and never the rows."""
+        rows, scores = (j.partitions for j in self._judges.values())
+        return behind | {p for p, known in rows.items() if p in scores and scores[p].next < known.next}
+
     def _look_for_unused(self) -> None:
         """Tell the judge which partitions have never held a record, once others have for a while."""
         assert self.judge is not None
@@ -181,7 +208,8 @@ class JudgeOwner:
             found = unused(self._settings, self._contract.id)
             if found is not None and found != self.judge.unused:
                 log("partitions_unused", dataset=self._contract.id, partitions=sorted(found))
-                self.judge.unused = found
+                for judge in self._judges.values():
+                    judge.unused = found
 
     # -- references
 
@@ -189,7 +217,8 @@ class JudgeOwner:
         assert self.judge is not None
         if generation > self._store.timeline.generation:
             self._await_generation(generation)
-        self.judge.know(self._store.timeline)
+        for judge in self._judges.values():
+            judge.know(self._store.timeline)
 
     def _await_generation(self, generation: int) -> None:
         """A partial may name a version whose records this process has not read yet."""
@@ -205,9 +234,9 @@ class JudgeOwner:
     # -- late rows
 
     def _reread(self) -> None:
-        assert self.judge is not None
-        for window, offsets in list(self.judge.wanted().items())[:REREAD_WINDOWS]:
-            self.judge.supply(window, list(self._partials(offsets)))
+        for judge in self._judges.values():
+            for window, offsets in list(judge.wanted().items())[:REREAD_WINDOWS]:
+                judge.supply(window, list(self._partials(offsets)))
 
     def _partials(self, offsets: Sequence[int]) -> Iterator[tuple[int, Partial]]:
         asked = set(offsets)
@@ -218,14 +247,16 @@ class JudgeOwner:
 
     # -- publishing
 
-    def _messages(self, turn: Turn, alerts: Sequence[Alert], saved: Saved) -> Iterator[Message]:
-        for closed in turn.closed:
-            for verdict in closed.verdicts:
-                yield topics.VERDICTS, verdict.key, verdict.to_bytes()
+    def _messages(self, turns: Mapping[Source, Turn], alerts: Sequence[Alert], episode: Episode) -> Iterator[Message]:
+        """All judges' states with every turn, so that each goes on from the same moment; the episode with the rows'."""
+        for verdict in (v for turn in turns.values() for closed in turn.closed for v in closed.verdicts):
+            yield topics.VERDICTS, verdict.key, verdict.to_bytes()
         for alert in alerts:
             yield topics.ALERTS, alert.episode, alert.to_bytes()
-        for key, value in to_messages(self._contract.id, SHARD, saved, turn.records):
-            yield topics.STATE, key, value
+        for source, judge in self._judges.items():
+            saved = judge.save(self._sequence + 1, msgspec.msgpack.encode(episode) if judge is self.judge else b"")
+            for key, value in to_messages(source.name, SHARD, saved, turns[source].records):
+                yield topics.STATE, key, value
 
     def _publish(self, messages: Sequence[Message], sequence: int) -> None:
         """Returns once the messages are committed, exactly once; Fatal if another judge has taken over."""
@@ -242,7 +273,7 @@ class JudgeOwner:
                 log("transaction_failed", "warning", code=cause.name(), message=cause.str())
             self._meter.inc("driftline_transactions_total", process="drift", result="failed")
             self._open()
-            stored, _ = self.read_state()
+            stored, _ = self._read_states()[self._sources[0]]
             there = stored.sequence if stored else 0
             if there == sequence:
                 return  # it had gone through, only the answer was lost

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.meter import Meter
-from stream_processors.judging.alert import SOURCE, Alert
+from stream_processors.judging.alert import SOURCE
 from stream_processors.judging.judge import Judge, Turn
 from stream_processors.judging.verdict import STATES, Verdict
 
@@ -23,7 +23,10 @@ _FIGURES = {
 }
 
 
-def progress(meter: Meter, dataset: str, judge: Judge) -> None:
+def progress(meter: Meter, dataset: str, judge: Judge, scores: Judge | None = None) -> None:
+    scored = scores.watermark() if scores is not None else None
+    if scored is not None:
+        meter.set("driftline_scores_watermark_seconds", scored / 1000, dataset=dataset)
     watermark = judge.watermark()
     if watermark is not None:
         meter.set("driftline_watermark_seconds", watermark / 1000, dataset=dataset)
@@ -33,14 +36,16 @@ def progress(meter: Meter, dataset: str, judge: Judge) -> None:
         meter.set("driftline_reference_version", judge.timeline.version_at(newest), dataset=dataset)
 
 
-def turn(meter: Meter, dataset: str, said: Turn, alerts: Sequence[Alert], state: str) -> None:
-    for closed in said.closed:
+def turn(meter: Meter, dataset: str, turns: Sequence[Turn], changes: Sequence[str], state: str) -> None:
+    """Of every stream its last window; windows are counted by the rows'."""
+    for closed in turns[0].closed:
         meter.inc("driftline_windows_closed_total", dataset=dataset, close=closed.cause)
-    newest = max((c for c in said.closed if c.cause != "revision"), key=lambda c: c.window, default=None)
-    for verdict in newest.verdicts if newest else ():
-        _verdict(meter, dataset, verdict)
-    for alert in alerts:
-        meter.inc("driftline_episodes_total", dataset=dataset, source=SOURCE, state=alert.state)
+    for said in turns:
+        newest = max((c for c in said.closed if c.cause != "revision"), key=lambda c: c.window, default=None)
+        for verdict in newest.verdicts if newest else ():
+            _verdict(meter, dataset, verdict)
+    for change in changes:
+        meter.inc("driftline_episodes_total", dataset=dataset, source=SOURCE, state=change)
     episode(meter, dataset, state)
 
 

@@ -1,6 +1,6 @@
 """EDGE. The drift process watches itself: after each final window the null stream, tilted runs and canaries go over its panes.
 
-Nothing of it enters a verdict, an alert or the saved state. It may use a tenth of the judge's own CPU time, or a hundredth
+It walks over the rows' panes; the model's scores are judged by the same code and thresholds. Nothing of it enters a verdict, an alert or the saved state. It may use a tenth of the judge's own CPU time, or a hundredth
 of one core if that is more; a window for which there is none left is passed over, so its figures are of fewer panes, not
 of slower verdicts. A walk takes about 50 ms. A restart begins its counts at zero, with the same draws.
 """
@@ -57,11 +57,12 @@ class SelfWatch:
         return True
 
     def _begin(self, found: ReferenceSet) -> None:
-        self._version, budget = found.version, thresholds(self._contract.drift, found.load())
-        self._stream = NullStream(found.load(), budget, self._contract.drift, self._contract.name)
+        self._version, plan = found.version, self._contract.drift.of_rows
+        self._stream = NullStream(found.load(), thresholds(plan, found.load()), plan, self._contract.name)
         self._sensitivity, self._rate = Sensitivity(self._stream), Rate(self._stream.allowed)
         self._canaries = [0, 0]
-        self._meter.set("driftline_drift_stated_false_pages_ratio", stated(budget), dataset=self._contract.id)
+        whole = thresholds(self._contract.drift, found.load())
+        self._meter.set("driftline_drift_stated_false_pages_ratio", stated(whole), dataset=self._contract.id)
 
     def _walk(self, closed: Closed) -> None:
         assert self._stream is not None

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
+
+import msgspec
 
 from pipeline.times import to_text
 from stream_processors.judging import causes
@@ -82,6 +84,15 @@ class Alert:
         return json.dumps(asdict(self), separators=(",", ":"), allow_nan=False).encode()
 
 
+class Told(msgspec.Struct, frozen=True, array_like=True):
+    """What the alert of one stream said, to be said again beside the other's."""
+
+    of_scores: bool
+    features: tuple[RankedFeature, ...]
+    causes: tuple[Cause, ...]
+    segments: tuple[Share, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Opened:
     """What the episode says of itself."""
@@ -102,6 +113,7 @@ def make(
     members: Mapping[Key, FeatureReference],
     quality: Sequence[Quality],
     volumes: Sequence[Volume],
+    inputs_moved: bool = False,
 ) -> Alert:
     """The alert of one closed window. What probably happened is said while it happens, not when it is over."""
     first = closed.verdicts[0]
@@ -110,7 +122,9 @@ def make(
     changed = min(fired, default=closed.end - clock.pane) + clock.pane if state != "resolved" else closed.end
     low, onset, high, shape = opened.onset
     told: tuple[Cause, ...] = ()
-    if state == "firing" and members:
+    if state == "firing" and closed.of_scores:
+        told = causes.of_scores(closed.verdicts, inputs_moved)
+    elif state == "firing" and members:
         counts = {key: closed.tally.total(key) for key in members}
         known = [v for v in volumes if v.window <= closed.window]
         share = _after(closed, onset)
@@ -123,6 +137,20 @@ def make(
         first.reference_version, resolution, opened.provisional, shape, told,
         carried(closed.verdicts) if state == "firing" else (),
     )  # fmt: skip
+
+
+def beside(alert: Alert, others: Sequence[Told]) -> Alert:
+    """With what the alert of the other stream said of the same episode. Inputs that moved explain the scores."""
+    if not others:
+        return alert
+    told, by_rows = others[0], alert.causes if others[0].of_scores else others[0].causes
+    foremost = (*told.features[:1], *alert.features[:1])  # a reader of the first few finds both streams
+    return replace(
+        alert,
+        features=(*foremost, *told.features[1:], *alert.features[1:])[:RANKED],
+        causes=by_rows or told.causes or alert.causes,
+        segments=(*told.segments, *alert.segments)[:RANKED],
+    )
 
 
 def _after(closed: Closed, onset: int) -> float:

@@ -22,7 +22,7 @@ same that the detectors saw, late ones too.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from math import exp, log, sqrt
 from statistics import median
@@ -108,9 +108,19 @@ def rank(seen: Seen) -> tuple[Cause, ...]:
     if not seen.volumes:
         return ()  # a window without a row
     makers = (_clocks, _copies, _nulls, _news, _units, _gone, _mixes, _levels)
-    found = [c for make in makers for c in make(seen) if c.score > 0]
-    best = {c.kind: c for c in sorted(found, key=lambda c: (c.score, c.place))}
-    return tuple(sorted(best.values(), key=lambda c: (-c.score, c.kind))[:TOLD])
+    return best(c for make in makers for c in make(seen))
+
+
+def best(found: Iterable[Cause]) -> tuple[Cause, ...]:
+    """Each kind once at its best place, the most probable first; at most three."""
+    of_kind = {c.kind: c for c in sorted(found, key=lambda c: (c.score, c.place)) if c.score > 0}
+    return tuple(sorted(of_kind.values(), key=lambda c: (-c.score, c.kind))[:TOLD])
+
+
+def of_scores(verdicts: Sequence[Verdict], inputs_moved: bool) -> tuple[Cause, ...]:
+    """What a move of the model's answers says: where no input moved, that the model sees what no feature shows alone."""
+    said = "" if inputs_moved else "the model's answers moved and no input has: "
+    return best(replace(c, evidence=said + c.evidence) for c in _levels_of(verdicts))
 
 
 # -- the kinds
@@ -242,13 +252,17 @@ def _gone(seen: Seen) -> Iterator[Cause]:
 
 
 def _mixes(seen: Seen) -> Iterator[Cause]:
-    for v in _alarmed(seen, "categorical"):
+    for v in _alarmed(seen.verdicts, "categorical"):
         moved = f"shares of {v.feature}{_in(v.segment)} moved by up to {v.effect or 0.0:.1%}"
         yield _cause("mix_change", v.feature + _in(v.segment), beyond_noise(v), 0.02, f"{moved} ({v.change})" if v.change else moved, v.segment)  # fmt: skip
 
 
 def _levels(seen: Seen) -> Iterator[Cause]:
-    for v in _alarmed(seen, "numeric"):
+    return _levels_of(seen.verdicts)
+
+
+def _levels_of(verdicts: Sequence[Verdict]) -> Iterator[Cause]:
+    for v in _alarmed(verdicts, "numeric"):
         a, b = (q[2] if q else None for q in (v.quantiles_reference, v.quantiles_window))
         moved = f"median {b:.4g} instead of {a:.4g}" if a is not None and b is not None else "its distribution moved"
         yield _cause("level_move", v.feature + _in(v.segment), beyond_noise(v), 0.02, f"{v.feature}{_in(v.segment)}: {moved}{f' ({v.change})' if v.change else ''}", v.segment)  # fmt: skip
@@ -306,8 +320,8 @@ def _features(seen: Seen) -> Iterator[tuple[Key, FeatureReference]]:
     return ((key, r) for key, r in sorted(seen.members.items()) if key[0] != REJECT)
 
 
-def _alarmed(seen: Seen, kind: str) -> Iterator[Verdict]:
-    return (v for v in seen.verdicts if v.kind == kind and v.feature != REJECT and v.state in ("alarm", "warning"))
+def _alarmed(verdicts: Sequence[Verdict], kind: str) -> Iterator[Verdict]:
+    return (v for v in verdicts if v.kind == kind and v.feature != REJECT and v.state in ("alarm", "warning"))
 
 
 def beyond_noise(v: Verdict) -> float:

@@ -12,6 +12,11 @@ scale that sees the incident late). A muted key opens a new episode only after i
 by its whole threshold above its lowest since: a CUSUM at the threshold of the page budget, which is rarer under no drift
 than the detector's own alarm.
 
+Rows and the model's scores are two streams of windows, and their shift is one incident: a stream *speaks* for the episode
+from its alarm until it is over in that stream, and the episode ends when none speaks. The one that alarms second has the
+alert told again, with the features of both. Rows that are quiet under a newer reference end it for both, as scores may lag;
+windows under an older reference than the episode's say nothing any more.
+
 Under `ks_alpha` there is no evidence of return: two windows in a row without an alarm are asked for.
 A reference that is missing or too small is charted and never pages.
 """
@@ -27,7 +32,7 @@ import msgspec
 
 from stream_processors.detectors.onset import EMPTY, History, Onset, estimate
 from stream_processors.judging import alert as alerts
-from stream_processors.judging.alert import Alert, Resolution
+from stream_processors.judging.alert import Alert, Resolution, Told
 from stream_processors.judging.causes import Quality
 from stream_processors.judging.closed import Finding
 from stream_processors.judging.judge import Closed, Judge
@@ -74,12 +79,15 @@ class Episode(msgspec.Struct, frozen=True, array_like=True):
     version: int = 0  # reference under which it was opened
     provisional: bool = False  # no final window has confirmed it
     window: int = 0  # the newest one that spoke for it
-    quiet: int = 0  # windows in a row without an alarm
+    quiet: int = 0  # windows of rows in a row without an alarm
     onset: tuple[int, int, int, str] | None = None  # low, estimate, high, shape
     carriers: tuple[Carrier, ...] = ()
     muted: tuple[Muted, ...] = ()
     ended: int | None = None  # event time of the last one's end
     volumes: tuple[Volume, ...] = ()  # of the last windows
+    speaking: tuple[bool, ...] = ()  # streams in alarm, or warning while it is pending: of rows False, of scores True
+    told: tuple[Told, ...] = ()  # by each stream that fired
+    quiet_scores: int = 0  # windows of scores in a row without an alarm
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +108,12 @@ def scene_of(judge: Judge, closed: Closed, quality: Sequence[Quality] = ()) -> S
 
 def follow(episode: Episode, closed: Closed, clock: Clock, scene: Scene, wall: int) -> tuple[Episode, Alert | None]:
     """The episode after one closed window, and the change of state to publish, if it is one."""
-    if closed.tally.rows:
+    if closed.tally.rows and not closed.of_scores:
         volumes = remember(episode.volumes, volume_of(closed.window, closed.tally, scene.members))
         episode = msgspec.structs.replace(episode, volumes=volumes)
     if closed.cause == "revision" or not closed.verdicts:
+        return episode, None
+    if closed.of_scores and closed.verdicts[0].reference_version < episode.version:
         return episode, None
     return _Turn(closed, clock, scene, wall).follow(episode)
 
@@ -125,6 +135,11 @@ class _Turn:
     def version(self) -> int:
         return self.closed.verdicts[0].reference_version
 
+    @property
+    def own(self) -> bool:
+        """The stream that the window is of."""
+        return self.closed.of_scores
+
     def follow(self, episode: Episode) -> tuple[Episode, Alert | None]:
         loud, muted = self._heard(episode)
         if not self.provisional:
@@ -138,7 +153,8 @@ class _Turn:
     def _heard(self, episode: Episode) -> tuple[list[Verdict], tuple[Muted, ...]]:
         """(the alarms that speak, the muted keys after this window)."""
         before = {m.key: m for m in episode.muted} if self.version == episode.version else {}
-        loud, muted = [], []
+        told = {v.feature for v in self.closed.verdicts}
+        loud, muted = [], [m for m in before.values() if m.feature not in told]
         for verdict in _in(self.closed.verdicts, "alarm"):
             key, finding = (verdict.feature, verdict.segment), self._finding(verdict)
             known = before.get(key)
@@ -167,23 +183,28 @@ class _Turn:
     def _fire(self, episode: Episode, loud: Sequence[Verdict]) -> tuple[Episode, Alert | None]:
         firing = Episode(
             "firing", episode.id or self._id(), self.version, self.provisional, self.closed.window, 0, self._onset(episode, loud),
-            self._carriers((), loud), episode.muted, episode.ended, episode.volumes,
+            self._carriers((), loud), episode.muted, episode.ended, episode.volumes, (self.own,),
         )  # fmt: skip
-        return firing, self._alert(firing, "firing", None)
+        return self._tell(firing)
 
     def _burning(self, episode: Episode, loud: Sequence[Verdict]) -> tuple[Episode, Alert | None]:
         before = {c.key: c for c in episode.carriers}
         if not loud or (not self.provisional and self._is_over(before, loud)):
             return self._quiet(episode, loud)
-        confirmed = episode.provisional and not self.provisional
-        now = msgspec.structs.replace(
-            episode,
-            window=max(episode.window, self.closed.window),
-            quiet=0,
-            provisional=episode.provisional and self.provisional,
-            carriers=self._carriers(episode.carriers, loud) if not self.provisional else episode.carriers,
-        )
-        return now, self._alert(now, "firing", None) if confirmed else None
+        now = msgspec.structs.replace(self._counted(episode, 0), window=max(episode.window, self.closed.window))
+        if self.provisional:
+            return now, None
+        carriers = self._carriers(episode.carriers, loud)
+        now = msgspec.structs.replace(now, provisional=False, carriers=carriers, speaking=self._and_own(episode))
+        news = episode.provisional or self.own not in {t.of_scores for t in episode.told}
+        return self._tell(now) if news else (now, None)
+
+    def _tell(self, episode: Episode) -> tuple[Episode, Alert]:
+        """The alert of a firing episode: what this stream says, with what the other one said before."""
+        own = self._alert(episode, "firing", None)
+        others = tuple(t for t in episode.told if t.of_scores != self.own)
+        told = Told(self.own, own.features, own.causes, own.segments)
+        return msgspec.structs.replace(episode, told=(*others, told)), alerts.beside(own, others)
 
     def _is_over(self, before: Mapping[Key, Carrier], loud: Sequence[Verdict]) -> bool:
         """Whether every leader has returned and no other alarm gathers evidence."""
@@ -202,10 +223,12 @@ class _Turn:
         """A window in which nothing speaks for a firing episode any more."""
         if self.provisional or (episode.provisional and self.closed.window < episode.window):
             return episode, None  # only a final window ends an episode, and not an earlier one of a provisional stretch
-        quiet = episode.quiet + 1
+        quiet = (episode.quiet_scores if self.own else episode.quiet) + 1
         lasting = self.version <= episode.version and not episode.provisional
         if self.closed.verdicts[0].rule == "ks_alpha" and lasting and quiet < QUIET_WINDOWS_KS:
-            return msgspec.structs.replace(episode, quiet=quiet), None
+            return self._counted(episode, quiet), None
+        if self._others(episode):
+            return msgspec.structs.replace(self._counted(episode, quiet), speaking=self._others(episode)), None
         resolution: Resolution = (
             "withdrawn" if episode.provisional else "rebased" if self.version > episode.version else "returned"
         )
@@ -219,11 +242,14 @@ class _Turn:
                 return episode, None
             opened = Episode(
                 "pending", self._id(), self.version, False, self.closed.window, 0, self._onset(episode, warned), (), episode.muted,
-                episode.ended, episode.volumes,
+                episode.ended, episode.volumes, (self.own,),
             )  # fmt: skip
             return opened, self._alert(opened, "pending", None)
-        if self.provisional or warned:
+        if self.provisional:
             return episode, None
+        if warned or self._others(episode):
+            still = self._and_own(episode) if warned else self._others(episode)
+            return msgspec.structs.replace(episode, speaking=still), None
         resolution: Resolution = "rebased" if self.version > episode.version else "returned"
         gone = Episode(version=self.version, muted=episode.muted, ended=episode.ended, volumes=episode.volumes)
         return gone, self._alert(episode, "resolved", resolution)
@@ -239,11 +265,26 @@ class _Turn:
             version=self.version, muted=(*episode.muted, *muted), ended=self.closed.end, volumes=episode.volumes
         )
 
+    # -- the two streams
+
+    def _and_own(self, episode: Episode) -> tuple[bool, ...]:
+        return tuple(sorted({*episode.speaking, self.own}))
+
+    def _others(self, episode: Episode) -> tuple[bool, ...]:
+        """Streams that speak for the episode beside this one; rows under a newer reference silence the scores."""
+        if not self.own and self.version > episode.version:
+            return ()
+        return tuple(s for s in episode.speaking or (False,) if s != self.own)
+
+    def _counted(self, episode: Episode, quiet: int) -> Episode:
+        return msgspec.structs.replace(episode, **{"quiet_scores" if self.own else "quiet": quiet})
+
     # -- what an alert says
 
     def _id(self) -> str:
         first = self.closed.verdicts[0]
-        return f"{first.dataset}-{alerts.SOURCE}-{first.window_start}-v{first.reference_version}"
+        stream = "-scores" if self.own else ""
+        return f"{first.dataset}-{alerts.SOURCE}-{first.window_start}-v{first.reference_version}{stream}"
 
     def _finding(self, verdict: Verdict) -> Finding | None:
         return self.closed.findings.get((verdict.feature, verdict.segment))
@@ -278,7 +319,7 @@ class _Turn:
     ) -> Alert:
         onset = episode.onset or (self.closed.window, self.closed.window, self.closed.end, "")
         opened = alerts.Opened(episode.id, episode.provisional, onset, frozenset(c.key for c in episode.carriers))
-        seen = (self.scene.members, self.scene.quality, episode.volumes)
+        seen = (self.scene.members, self.scene.quality, episode.volumes, any(not t.of_scores for t in episode.told))
         return alerts.make(self.closed, self.clock, opened, state, why, self.wall, *seen)
 
 

@@ -10,6 +10,8 @@ partition's watermark has passed it, after which no on-time row can fall into it
 enters a pane once. Partials counted under an older reference are ignored, and a new reference takes the judge back to
 the first pane it judges. The one exception: a partition that had never held a record while the others went on does not
 hold them back; when it begins, its rows in panes that are walked by then count as late.
+
+It speaks of the rows, or, given the contract `of_scores`, of the model's answers: a stream of its own with its own watermark.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from stream_processors.judging.windows import Closing, Cut, Slice, cutter_of
 
 Cause = Literal["final", "provisional", "revision"]
 _FIRST = -(2**63)
+RETOLD_S = 1.0  # a provisional close is told again for late rows this often: each telling is a transaction
 
 
 @dataclass(slots=True)
@@ -59,6 +62,7 @@ class Closed:
     findings: Mapping[Key, Finding]
     end: int = 0
     tally: Tally | None = None
+    of_scores: bool = False  # it speaks of the model's answers, not of the rows
 
 
 @dataclass(slots=True)
@@ -79,6 +83,7 @@ class _Said:
     end: int
     findings: Mapping[Key, Finding]
     rows: int
+    at: float = field(default=0.0, compare=False)  # wall time
 
 
 @dataclass(slots=True)
@@ -92,7 +97,7 @@ class _Trial:
 
 class Judge:
     def __init__(self, contract: Contract, clock: Clock, partitions: Iterable[int], now: float):
-        self.contract, self.clock = contract, clock
+        self.contract, self.clock = contract.of_rows, clock
         self.partitions = {p: Progress(heard=now) for p in partitions}
         self.unused: frozenset[int] = frozenset()  # partitions known to have never held a record
         self.generation = 0
@@ -101,7 +106,11 @@ class Judge:
         self.panes: dict[int, Tally] = {}  # of open windows
         self.timeline = Timeline()  # as of `generation`
         self._known = Timeline()
-        self._stepper, self._cutter, self._archive = Stepper(contract.drift, clock), cutter_of(clock), Archive(clock)
+        self._stepper, self._cutter, self._archive = (
+            Stepper(self.contract.drift, clock),
+            cutter_of(clock),
+            Archive(clock),
+        )
         self._trial: _Trial | None = None
         self._provisional: dict[int, _Said] = {}
         self._idle: frozenset[int] = frozenset()
@@ -162,7 +171,7 @@ class Judge:
             self.cut, closings = self._cutter.advance(self.cut, stepped, watermark)
             turn.closed += [self._close(closing) for closing in closings]
             self.panes = {p: t for p, t in self.panes.items() if self._cutter.is_open(self.cut, p)}
-        self._trials(turn, self.quiet(now).difference(behind))
+        self._trials(turn, self.quiet(now).difference(behind), now)
         self._revisions(turn)
         self._archive.expire(watermark)
         turn.records = {w: self._archive.records.get(w) for w in self._archive.changed}
@@ -251,7 +260,7 @@ class Judge:
         self._trial = None
         return self._closed(closing.start, closing.end, "final", tally, findings)
 
-    def _trials(self, turn: Turn, idle: frozenset[int]) -> None:
+    def _trials(self, turn: Turn, idle: frozenset[int], now: float) -> None:
         """Close what only idle partitions hold open, on a copy of the detectors."""
         if self._idle - idle:
             self._trial = None  # one of them is back, or has news on the way
@@ -265,13 +274,13 @@ class Judge:
                 if self.clock.rows and self._version(closing.end) != self.timeline.version_at(closing.start):
                     continue  # by rows: its end is not known, so it may not reach into another reference's time
                 trial.told.add(closing.start)
-                self._provide(closing.start, closing.end, closing.findings, turn)
+                self._provide(closing.start, closing.end, closing.findings, turn, now)
         for window in sorted(self._trial.told) if self._trial else ():  # late rows may have come since
             said = self._provisional[window]
-            if said.rows != self._rows(window, said.end):
-                self._provide(window, said.end, None, turn)
+            if now - said.at >= RETOLD_S and said.rows != self._rows(window, said.end):
+                self._provide(window, said.end, None, turn, now)
 
-    def _provide(self, window: int, end: int, peaks: Mapping[Key, Finding] | None, turn: Turn) -> None:
+    def _provide(self, window: int, end: int, peaks: Mapping[Key, Finding] | None, turn: Turn, now: float) -> None:
         """A provisional close, said again only if it says something else than before; without peaks, as it was found."""
         before, rows = self._provisional.get(window), self._rows(window, end)
         tally, found = self._gather(window, end), self._reference(end)
@@ -280,7 +289,7 @@ class Judge:
             if before is not None and peaks is None
             else findings_of(self.contract, found, self._budget(found), peaks or {}, tally)
         )
-        said = _Said(end, findings, rows)
+        said = _Said(end, findings, rows, now)
         if said != before:
             self._provisional[window] = said
             turn.closed.append(self._closed(window, end, "provisional", tally, findings))
@@ -338,7 +347,7 @@ class Judge:
     def _closed(self, start: int, end: int, cause: Cause, tally: Tally, findings: Mapping[Key, Finding]) -> Closed:
         found = self._reference(end)
         verdicts = verdicts_of(self.contract, (start, end), found, tally, findings, cause == "provisional")
-        return Closed(start, cause, verdicts, findings, end, tally)
+        return Closed(start, cause, verdicts, findings, end, tally, self.contract.judges_scores)
 
     # -- restart
 

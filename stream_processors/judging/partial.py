@@ -51,6 +51,7 @@ class Partial(msgspec.Struct, frozen=True, array_like=True, gc=False):
     late_beyond: int  # rows later than `revise_within`: counted here, revise nothing
     panes: tuple[PanePart, ...]
     unplaced: int = 0  # records before the partition's first valid row: no event time places them
+    other_model: int = 0  # scores of another model version than the reference's: placed here, not counted
 
     @property
     def next_block(self) -> int:

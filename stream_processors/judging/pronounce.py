@@ -12,6 +12,7 @@ import msgspec
 from pipeline.contract import Contract
 from pipeline.times import to_text
 from stream_processors.comparing import statistics
+from stream_processors.comparing.change import named
 from stream_processors.detectors.budget import Budget
 from stream_processors.judging.closed import Finding, Tally
 from stream_processors.judging.panes import WHOLE, Key
@@ -130,7 +131,7 @@ def _verdict(
         null_ratio=told.null_ratio,
         quantiles_reference=told.quantiles_reference,
         quantiles_window=told.quantiles_window,
-        change=finding.change if finding.state in ("alarm", "warning") else None,
+        change=named(told, finding.change) if finding.state in ("alarm", "warning") else None,
         state=finding.state,
         provisional=provisional,
         revision=tally.late,
@@ -149,7 +150,16 @@ def _verdict(
         else None,
         lower_effect=finding.lower_effect,
         tolerance=finding.tolerance,
+        other_model=_other_model(reference, tally),
     )
+
+
+def _other_model(reference: FeatureReference | None, tally: Tally) -> int:
+    """Rows of the window that the reference's model did not answer; known of the whole only."""
+    if reference is None or not reference.model or reference.segment != WHOLE:
+        return 0
+    counts = tally.total(reference.key)
+    return tally.rows - counts.rows - counts.nulls
 
 
 def _monitored(contract: Contract, found: ReferenceSet | None) -> Iterator[tuple[Key, FeatureReference | None]]:

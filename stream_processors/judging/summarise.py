@@ -2,7 +2,8 @@
 
 Rows without a reference are only counted. Segments are those that the reference set holds (`*`, the values it was built
 with, and the pool of a grouping's other values, if it has one); a row with a null in a grouping counts in `*` only.
-Rejected rows count in the feature `reject` alone (`rejects`).
+Rejected rows count in the feature `reject` alone (`rejects`). Of a block of scores the rows that another model version
+answered than the judging reference's are placed, and counted in no feature.
 Cost: one stable sort of the rows by pane for `*` and one for each grouping; then one call for each feature and segment.
 """
 
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.blocks import Block
-from pipeline.contract import RAW_OFFSET, REJECT, Contract
+from pipeline.contract import MODEL_VERSION, RAW_OFFSET, REJECT, Contract
 from pipeline.lateness import reached_before
 from stream_processors.judging.panes import WHOLE, Clock, Key, pooled_name, segment_name
 from stream_processors.judging.partial import PaneCounts, PanePart, Partial
@@ -42,7 +43,15 @@ class _Rows:
     late: np.ndarray
     offsets: np.ndarray
     kept: np.ndarray  # indices; the others came too late
+    models: pa.Array | None  # of scores: the version that answered each row
     columns: dict[str, Column]
+
+    def answered_by(self, order: np.ndarray, members: Members) -> np.ndarray:
+        """Of the rows those that the references' own model answered; all of them where the rows are no answers."""
+        model = next((r.model for r in members.values() if r.model), None)
+        if self.models is None or model is None:
+            return order
+        return order[pc.equal(self.models, model).to_numpy(zero_copy_only=False)[order]]
 
     def column(self, name: str, kind: str) -> Column:
         if name not in self.columns:
@@ -64,6 +73,7 @@ def summarise(
     if clock.revise_within is not None:
         beyond = times < before - clock.lateness - clock.revise_within
     outcomes = rejects.outcomes_of(block, offsets, reached, clock.pane) if contract.drift.rejects else None
+    models = rows.column(MODEL_VERSION) if contract.judges_scores else None
     for low in range(0, max(1, rows.num_rows), limit):
         piece = slice(low, low + limit)
         more = low + limit < rows.num_rows
@@ -76,11 +86,13 @@ def summarise(
             late[piece],
             offsets[piece],
             np.flatnonzero(~beyond[piece]),
+            None if models is None else models[piece],
             {},
         )
+        panes, other_model = _panes(counted, told, contract, timeline)
         yield Partial(
             header.contract, header.partition, start, end, message_offset, not more, timeline.generation, maximum, after,
-            int(beyond[piece].sum()), _panes(counted, told, contract, timeline), told.unplaced if told else 0,
+            int(beyond[piece].sum()), panes, told.unplaced if told else 0, other_model,
         )  # fmt: skip
         start, maximum = end, after
 
@@ -89,13 +101,18 @@ def _placed(block: Block, contract: Contract) -> tuple[pa.RecordBatch, np.ndarra
     """(the columns to count of the valid rows that have an event time, these times in ms)."""
     plan, time = contract.drift, contract.time.field
     needed = dict.fromkeys((time, *(f.name for f in plan.features), *(c for s in plan.segments for c in s), RAW_OFFSET))
+    if contract.judges_scores:
+        needed[MODEL_VERSION] = None
     rows, rejected = block.rows.select(list(needed)), block.rows.column(REJECT)
     if rejected.null_count < len(rejected) or rows.column(time).null_count:
         rows = rows.filter(pc.and_(pc.is_null(rejected), pc.is_valid(rows.column(time))))
     return rows, rows.column(time).cast(pa.timestamp("ms", "UTC")).cast(pa.int64()).to_numpy()
 
 
-def _panes(rows: _Rows, outcomes: Outcomes | None, contract: Contract, timeline: Timeline) -> tuple[PanePart, ...]:
+def _panes(
+    rows: _Rows, outcomes: Outcomes | None, contract: Contract, timeline: Timeline
+) -> tuple[tuple[PanePart, ...], int]:
+    """(what is added to each pane, rows that another model answered)."""
     order = rows.kept[_sorted(rows.panes[rows.kept], rows.late[rows.kept])]
     bounds = _bounds(rows.panes[order], rows.late[order])
     held: dict[int, list[int]] = {}  # pane -> on-time rows, late rows, first offset, last offset
@@ -107,19 +124,21 @@ def _panes(rows: _Rows, outcomes: Outcomes | None, contract: Contract, timeline:
     by_pane = dict(outcomes.by_pane()) if outcomes is not None else {}
     sets = {pane: timeline.at(pane) for pane in sorted({*held, *by_pane})}
     counted: Counted = {pane: {} for pane in sets}
+    other_model = 0
     for found in {s.version: s for s in sets.values() if s is not None}.values():
-        _count_under(found, rows, sets, contract, counted)
+        other_model += _count_under(found, rows, sets, contract, counted)
     for pane, told in by_pane.items():
         found = sets[pane]
         reference = found.load().get((REJECT, WHOLE)) if found else None
         if reference is not None and outcomes is not None:
             counts = rejects.counts_of(reference, outcomes.names, told)
             counted[pane][REJECT, WHOLE] = [counts.to_bytes(), _NO_COUNTS]
-    return tuple(
+    parts = tuple(
         _part(pane, found, held.get(pane, [0, 0, 0, -1]), counted[pane])
         for pane, found in sets.items()
         if pane in held or counted[pane]
     )
+    return parts, other_model
 
 
 def _part(pane: int, found: ReferenceSet | None, held: Sequence[int], counted: dict[Key, list[bytes]]) -> PanePart:
@@ -130,11 +149,12 @@ def _part(pane: int, found: ReferenceSet | None, held: Sequence[int], counted: d
 
 def _count_under(
     found: ReferenceSet, rows: _Rows, sets: dict[int, ReferenceSet | None], contract: Contract, counted: Counted
-) -> None:
-    """Count the panes that one reference version judges."""
+) -> int:
+    """Count the panes that one reference version judges; how many of their rows another model answered."""
     own = [pane for pane, judge in sets.items() if judge is not None and judge.version == found.version]
-    kept = rows.kept if len(own) == len(sets) else rows.kept[np.isin(rows.panes[rows.kept], own)]
+    placed = rows.kept if len(own) == len(sets) else rows.kept[np.isin(rows.panes[rows.kept], own)]
     members = found.load()
+    kept = rows.answered_by(placed, members)
     _count(rows, kept[_sorted(rows.panes[kept], rows.late[kept])], members, WHOLE, contract, counted)
     known = {segment for _, segment in members}
     for columns in contract.drift.segments:
@@ -145,6 +165,7 @@ def _count_under(
         for name, (low, high) in zip(names, itertools.pairwise(edges.tolist()), strict=True):
             if low < high:
                 _count(rows, order[low:high], members, name, contract, counted)
+    return len(placed) - len(kept)
 
 
 def _count(

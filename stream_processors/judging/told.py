@@ -88,6 +88,8 @@ def _verdict(v: Json, long: int, width: int) -> Iterator[str]:
     marks = [m for m, on in (("provisional", v["provisional"]), (f"revision {v['revision']}", v["revision"])) if on]
     if v["change"]:
         marks.append(str(v["change"]))
+    if v.get("other_model"):
+        marks.append(f"{v['other_model']} rows answered by another model")
     if state in ("alarm", "warning"):
         marks.append(f"threshold {_number(v['threshold'])}")
     line = f"  {name:<{long}}{figures}  {state}"

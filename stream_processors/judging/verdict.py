@@ -58,6 +58,7 @@ class Verdict:
     slot: str | None = None  # the hours of the week whose law it was compared with; None = there is one law
     lower_effect: float | None = None  # the effect is at least this, in the tolerance's unit
     tolerance: float = 0.0
+    other_model: int = 0  # rows that another model version answered than the reference's; they are not in n
 
     @property
     def key(self) -> str:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from stream_processors.comparing.change import named
 from stream_processors.comparing.statistics import WindowStatistics
 from stream_processors.detectors.detector import Evidence
 from stream_processors.judging.panes import WHOLE, Key
-from stream_processors.reference.cells import FeatureReference
+from stream_processors.reference.cells import FeatureReference, inside
 from stream_processors.reference.counts import Counts
 
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ class FeatureResult:
 
     @property
     def change(self) -> str | None:
-        """The kind of change that fits best."""
-        return self.evidence.change if self.evidence else None
+        """What happened, sized by this window; None while nothing stands out."""
+        return named(self.statistics, self.evidence.change) if self.evidence else None
 
     def __str__(self) -> str:
         return "  ".join(_cells(self))
@@ -185,6 +186,7 @@ def _draw_law(ax: Axes, one: FeatureResult) -> None:
         return
     if reference.kind == "numeric":
         inner = np.isfinite(reference.values)
+        counts = inside(reference, counts)
         upto = np.searchsorted(counts.codes, 2 * np.arange(len(reference.values)) + 1, side="right")
         window = np.concatenate(([0], np.cumsum(counts.n)))[upto] / counts.rows
         values, was = reference.values[inner], (reference.cumulative / reference.rows)[inner]

@@ -1,7 +1,8 @@
 """EDGE. `driftline score`: sends every block to the prediction service, so that the model is used on the stream.
 
-Rows before the first champion are counted as unscored. Scoring is at-least-once; a repeated prediction carries the same
-raw coordinate and model version, and `evaluate` keeps the first.
+The answers to each block are written to `<dataset>.scores` as a block of the same coordinates, for the drift process. Rows
+before the first champion are counted as unscored. Scoring is at-least-once; a repeated prediction carries the same
+raw coordinate, and both `evaluate` and `drift` keep the first.
 """
 
 from __future__ import annotations
@@ -15,18 +16,19 @@ import httpx
 import msgspec
 import polars as pl
 import pyarrow as pa
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from monitoring.metrics import PrometheusMeter
 from pipeline import blocks, contract_file, topics
 from pipeline.blocks import VALID, BadBlock, Block
 from pipeline.contract import RAW_OFFSET, Contract
 from pipeline.errors import Fatal, Unreachable
-from pipeline.kafka import consumer, headers_of, reach
+from pipeline.kafka import consumer, headers_of, producer, reach
 from pipeline.logs import log
 from pipeline.retry import CircuitBreaker, CircuitOpen, until_success
 from pipeline.service import Service
 from pipeline.settings import Settings
+from stream_processors.live.score_blocks import Answers, score_block
 
 ROWS_A_REQUEST = 500
 REQUESTS_AT_ONCE = 4
@@ -36,6 +38,11 @@ NO_MODEL = 503
 
 class ServiceAway(Exception):
     """The service did not answer, or answered with a server error."""
+
+
+class _Answered(msgspec.Struct):
+    version: str
+    scores: list[float]
 
 
 class Score:
@@ -52,30 +59,41 @@ class Score:
             reach(settings, deadline_s=None, stopped=service.stopped)
             source = consumer(settings, topics.group(contract.id, "score"))
             source.subscribe([topics.blocks(contract.id)])
+            out = _Writer(settings, contract, service) if contract.drift.scores else None
             try:
                 with (
                     httpx.Client(base_url=settings.serving, timeout=30) as http,
                     ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool,
                 ):
-                    _loop(service, source, _Scorer(contract, http, pool, meter, service, args.rows), contract, meter)
+                    scorer = _Scorer(contract, http, pool, meter, service, args.rows)
+                    _loop(service, source, scorer, out, contract, meter)
             finally:
                 source.close()
         return 0
 
 
-def _loop(service: Service, source: Consumer, scorer: _Scorer, contract: Contract, meter: PrometheusMeter) -> None:
-    # 1. read blocks  2. score their valid rows, all of them  3. commit the offsets
-    # A crash before 3 scores the blocks again: at-least-once, recognisable by coordinate.
+def _loop(
+    service: Service,
+    source: Consumer,
+    scorer: _Scorer,
+    out: _Writer | None,
+    contract: Contract,
+    meter: PrometheusMeter,
+) -> None:
+    # 1. read blocks  2. score their valid rows, all of them  3. write the blocks of scores  4. commit the offsets
+    # A crash before 4 scores the blocks again: at-least-once, recognisable by coordinate.
     topic = topics.blocks(contract.id)
     service.ready()
     while not service.stopped.is_set():
         read = [m for m in source.consume(BLOCKS_A_TURN, 0.5) if _usable(m, topic)]
         rows = [_block(m, topic) for m in read]
         try:
-            scored = scorer.score(rows)
+            answers = scorer.score(rows)
+            if out is not None:
+                out.write([score_block(b, contract, a) for b, a in zip(rows, answers, strict=True)])
         except Unreachable:
             return  # stopping: the blocks are read again at the next start
-        name = "driftline_scored_rows_total" if scored else "driftline_unscored_rows_total"
+        name = "driftline_unscored_rows_total" if None in answers else "driftline_scored_rows_total"
         meter.inc(name, float(sum(block.header.counts.get(VALID, 0) for block in rows)), dataset=contract.id)
         _commit(source, topic, {m.partition(): m.offset() + 1 for m in read})
         _report_lag(source, topic, meter)
@@ -111,24 +129,35 @@ class _Scorer:
         self._breaker = CircuitBreaker("serving", failures=5, rest=5.0)
         self._had_model = False
 
-    def score(self, read: Sequence[Block]) -> bool:
-        """True if the blocks' valid rows were scored, all of them; False if there is no model yet."""
-        if not read:
-            return self._had_model
-        self._had_model = self._had_model or self._post_until_done("/model", b"{}")
-        if self._had_model:
-            list(self._pool.map(lambda b: self._post_until_done("/predict_batch", b), self._bodies(read)))
-        return self._had_model
+    def score(self, read: Sequence[Block]) -> list[Answers | None]:
+        """The answers to each block's valid rows, all of them; None for every block if there is no model yet."""
+        if read and not self._had_model:
+            self._had_model = self._post_until_done("/model", b"{}") is not None
+        if not self._had_model:
+            return [None] * len(read)
+        bodies = list(self._bodies(read))
+        told = self._pool.map(lambda body: self._post_until_done("/predict_batch", body), [b for _, b in bodies])
+        waiting: dict[int, Answers] = {}  # by partition, in the order of its rows
+        for (partition, _), answer in zip(bodies, told, strict=True):
+            waiting[partition] = waiting.get(partition, Answers()) + _answers(answer)
+        made: list[Answers | None] = []
+        for block in read:
+            partition, rows = block.header.partition, block.valid.num_rows
+            own = waiting.get(partition, Answers())
+            made.append(own[:rows])
+            waiting[partition] = own[rows:]
+        return made
 
-    def _bodies(self, read: Sequence[Block]) -> Iterator[bytes]:
+    def _bodies(self, read: Sequence[Block]) -> Iterator[tuple[int, bytes]]:
         """Small blocks of one partition share requests: a round trip costs more than a hundred rows."""
         by_partition: dict[tuple[str, int], list[pa.RecordBatch]] = {}
         for block in read:
             by_partition.setdefault((block.header.topic, block.header.partition), []).append(block.valid)
         for (topic, partition), batches in by_partition.items():
-            yield from requests(topic, partition, pa.Table.from_batches(batches), self._columns, self._rows)
+            for body in requests(topic, partition, pa.Table.from_batches(batches), self._columns, self._rows):
+                yield partition, body
 
-    def _post_until_done(self, path: str, body: bytes) -> bool:
+    def _post_until_done(self, path: str, body: bytes) -> bytes | None:
         return until_success(
             lambda: self._breaker.call(lambda: self._post(path, body)),
             what="the prediction service",
@@ -149,20 +178,51 @@ class _Scorer:
         self._service.beat()
         self._service.stopped.wait(seconds)
 
-    def _post(self, path: str, body: bytes) -> bool:
-        """False if the service is up and has no champion yet; ServiceAway if it is worth another try."""
+    def _post(self, path: str, body: bytes) -> bytes | None:
+        """The answer; None if the service is up and has no champion yet; ServiceAway if it is worth another try."""
         try:
             answer = self._http.post(path, content=body, headers={"content-type": "application/json"})
         except httpx.HTTPError as error:
             raise ServiceAway(str(error)) from error
         if answer.status_code == NO_MODEL and not self._had_model:
-            return False
+            return None
         if answer.status_code >= 500 or answer.status_code == 429:
             raise ServiceAway(f"{answer.status_code}: {answer.text[:200]}")
         if answer.status_code != 200:  # the same contract let the row in: this is a defect, not a reason to go on
             raise Fatal(f"{path} refused a valid row: {answer.status_code} {answer.text[:500]}")
         self._meter.set("driftline_circuit_open", 0.0, process="score", target="serving")
-        return True
+        return answer.content
+
+
+def _answers(body: bytes | None) -> Answers:
+    answered = msgspec.json.decode(body or b"", type=_Answered)
+    return Answers(answered.scores, [answered.version] * len(answered.scores))
+
+
+class _Writer:
+    """Blocks of scores to their topic, durable before their source's offsets are committed."""
+
+    def __init__(self, settings: Settings, contract: Contract, service: Service):
+        self._topic, self._service = topics.scores(contract.id), service
+        self._producer = producer(settings, topics.group(contract.id, "score"), **{"message.timeout.ms": 0})
+        self._failure: str | None = None
+
+    def write(self, made: Sequence[Block]) -> None:
+        for block in made:
+            value, headers = blocks.encode(block.rows), blocks.to_headers(block.header)
+            self._producer.produce(
+                self._topic, value, headers=headers, partition=block.header.partition, on_delivery=self._delivered
+            )
+        while self._producer.flush(0.5):  # it waits for as long as the broker is away
+            self._service.beat()
+            if self._service.stopped.is_set():
+                raise Unreachable(f"stopping while {self._topic} takes no more")
+        if self._failure:
+            raise Fatal(f"writing {self._topic}: {self._failure}")
+
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            self._failure = error.str()
 
 
 def requests(topic: str, partition: int, valid: pa.Table, columns: list[str], rows: int) -> Iterator[bytes]:

@@ -2,7 +2,7 @@
 
 For numbers with distinct reference values u_0 < ... < u_{K-1} the code of x is 2 * #(u < x) + [x is one of u]: every gap
 and every equality is a cell, so all that rank statistics need survives, ties and infinities included, and counts of any
-split of the rows add up to the counts of the whole. For categories the code is the index, K for a value without a name.
+split of the rows add up to the counts of the whole. Values beyond the range have codes that say how far (`outside`). For categories the code is the index, K for a value without a name.
 Null and NaN are counted apart. The detectors read the same counts on at most 512 coarse cells (`coarse`; `grid` counts
 them directly). A rhythm changes no cell: each slot is another law over the same ones.
 
@@ -25,6 +25,7 @@ from numba import njit
 from pipeline.contract import MonitoredFeature
 from stream_processors.reference.counts import EMPTY, Counts, from_dense
 from stream_processors.reference.lookup import Lookup, codes_of, counted, lookup_of
+from stream_processors.reference.outside import Outside, outside_of
 from stream_processors.reference.slots import Slots, Temper
 
 Kind = Literal["numeric", "categorical"]
@@ -62,8 +63,10 @@ class FeatureReference:
     slots: Slots | None = None  # a rhythm; None = one law at all times
     temper: Temper | None = None  # None = rows are independent
     evidence: Mapping[str, float] = field(default_factory=dict)  # of rhythm and dependence, found or not, for people
+    model: str = ""  # version of the model whose answers these are; empty = no answers
     cumulative: np.ndarray = field(init=False, repr=False)  # int64[K], rows <= each value
     lookup: Lookup | None = field(init=False, repr=False)
+    outside: Outside | None = field(init=False, repr=False)
     cell_of: np.ndarray = field(init=False, repr=False)  # coarse cell of each code; [value cells..., unseen, null]
     cell_rows: np.ndarray = field(init=False, repr=False)  # reference rows of each coarse cell
 
@@ -71,6 +74,7 @@ class FeatureReference:
         put = object.__setattr__
         put(self, "cumulative", np.cumsum(self.counts, dtype=np.int64))
         put(self, "lookup", lookup_of(self.values) if self.kind == "numeric" else None)
+        put(self, "outside", outside_of(self.values) if self.kind == "numeric" else None)
         cell_of, cells = _coarse_cells(self)
         put(self, "cell_of", cell_of)
         codes = 2 * np.arange(len(self.counts)) + 1 if self.kind == "numeric" else np.arange(len(self.counts))
@@ -84,8 +88,19 @@ class FeatureReference:
 
     @property
     def cells(self) -> int:
-        """Coarse cells that hold values; `unseen` and `null` come on top."""
+        """Coarse cells that hold values, those beyond the range included; `unseen` and `null` come on top."""
         return len(self.cell_rows) - 2
+
+    @property
+    def fences(self) -> tuple[np.ndarray, np.ndarray]:
+        """float64, ascending: what parts the coarse cells below the range, and those above it."""
+        if self.outside is None or self.discrete or not len(self.values):
+            return np.empty(0), np.empty(0)
+        return self.outside.coarse_below[::-1], self.outside.coarse_above
+
+    @property
+    def code_count(self) -> int:
+        return len(self.cell_of)
 
     @property
     def discrete(self) -> bool:
@@ -220,8 +235,10 @@ def count(reference: FeatureReference, column: pa.Array | pa.ChunkedArray) -> Co
     if not len(column):
         return EMPTY
     if reference.lookup is not None:
-        codes, n = counted(reference.lookup, floats(column))
-        return Counts(codes, n, len(column) - int(n.sum()))
+        numbers = floats(column)
+        codes, n = counted(reference.lookup, numbers)
+        nulls = len(column) - int(n.sum())
+        return _with_outside(reference, Counts(codes, n, nulls), numbers)
     return from_dense(*category_counts(reference, column))
 
 
@@ -242,8 +259,39 @@ def category_counts(reference: FeatureReference, column: pa.Array | pa.ChunkedAr
 
 def codes(reference: FeatureReference, numbers: np.ndarray) -> np.ndarray:
     """uint32 code of each number, NaN left out, in their order."""
-    assert reference.lookup is not None
-    return codes_of(reference.lookup, numbers)
+    assert reference.lookup is not None and reference.outside is not None
+    found, outside = codes_of(reference.lookup, numbers), reference.outside
+    beyond = np.flatnonzero((found == 0) | (found == outside.inner))
+    if len(beyond) and len(reference.values):
+        numbers = numbers[~np.isnan(numbers)] if len(found) < len(numbers) else numbers
+        found[beyond] = outside.code(numbers[beyond])
+    return found
+
+
+def inside(reference: FeatureReference, counts: Counts) -> Counts:
+    """The counts as they are without fences: what lies beyond the range in the gap beside it."""
+    if reference.outside is None or not len(counts.codes) or counts.codes[-1] <= reference.outside.inner:
+        return counts
+    folded = reference.outside.inside(counts.codes.astype(np.int64))
+    distinct, place = np.unique(folded, return_inverse=True)
+    n = np.bincount(place, weights=counts.n).astype(np.int64)
+    return Counts(distinct.astype(np.uint32), n, counts.nulls)
+
+
+def _with_outside(reference: FeatureReference, counts: Counts, numbers: np.ndarray) -> Counts:
+    outside = reference.outside
+    assert outside is not None
+    if (
+        not len(counts.codes)
+        or not len(reference.values)
+        or not (counts.codes[0] == 0 or counts.codes[-1] == outside.inner)
+    ):
+        return counts
+    codes, n = np.unique(outside.code(numbers[(numbers < outside.low) | (numbers > outside.high)]), return_counts=True)
+    held = (counts.codes > 0) & (counts.codes < outside.inner)
+    codes, n = np.concatenate((counts.codes[held], codes)), np.concatenate((counts.n[held], n))
+    order = np.argsort(codes, kind="stable")
+    return Counts(codes[order].astype(np.uint32), n[order].astype(np.int64), counts.nulls)
 
 
 def category_indices(reference: FeatureReference, column: pa.Array | pa.ChunkedArray) -> np.ndarray:
@@ -271,6 +319,7 @@ def to_arrow(reference: FeatureReference) -> bytes:
         "evidence": dict(reference.evidence), "temper": asdict(reference.temper) if reference.temper else None,
         "choosing": None if reference.choosing is None else reference.choosing.tolist(),
         "slots": {"of": reference.slots.of, "names": reference.slots.names} if reference.slots else None,
+        **({"model": reference.model} if reference.model else {}),
     }  # fmt: skip
     slots = [s.to_bytes() for s in reference.slots.counts] if reference.slots else []
     numeric = reference.kind == "numeric"
@@ -341,13 +390,17 @@ def _coarse_cells(reference: FeatureReference) -> tuple[np.ndarray, int]:
     number = int(cells.max()) + 1 if len(cells) else 0
     if not numeric:
         return np.append(cells, number).astype(np.int32), number
-    of = np.empty(2 * len(cells) + 1, np.int32)
-    of[1::2] = cells
+    assert reference.outside is not None
+    size, of = 2 * len(cells) + 1, np.empty(max(1, reference.outside.codes), np.int32)
     if reference.discrete:
-        of[0::2] = number  # between, below and above all known values: unseen
-    else:
-        of[0:-1:2], of[-1] = cells, max(0, number - 1)  # a gap belongs to the value above it
-    return of, number
+        of[1:size:2], of[0:size:2], of[size:] = cells, number, number  # between and beyond all known values: unseen
+        return of, number
+    below, above = reference.fences
+    first, last = len(below), len(below) + max(0, number - 1)
+    of[1:size:2] = first + cells
+    of[0 : size - 1 : 2], of[size - 1] = first + cells, last  # a gap belongs to the value above it
+    of[size:] = np.concatenate((last + reference.outside.cells(True), first - reference.outside.cells(False)))
+    return of, number + len(below) + len(above)
 
 
 @njit(cache=True, nogil=True)

@@ -13,10 +13,9 @@ from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 
 from stream_processors.reference.cells import FeatureReference, category_counts, floats
-from stream_processors.reference.lookup import by_bits, by_value, lookup_of
+from stream_processors.reference.lookup import count_cells, lookup_of, place_cells
 
 BUCKETS_AN_EDGE = 32
 
@@ -42,7 +41,7 @@ def coarse_codes(reference: FeatureReference, values: np.ndarray) -> np.ndarray:
     values = np.ascontiguousarray(values, np.float64)
     _, _, grids = _plan((reference,))
     out = np.empty(len(values), np.int32)
-    return _place(
+    return place_cells(
         values, grids.edges, grids.table, grids.cell, grids.ints[0, 5] != 0, *grids.reals[0], out, reference.cells + 1
     )
 
@@ -60,7 +59,7 @@ def coarse_many(
     if numbers:
         rows = [_numbers(columns[i]) for i in numbers]
         same = all(r is rows[0] for r in rows)
-        _count(np.concatenate(rows) if not same else rows[0], 0 if same else len(rows[0]), len(rows[0]),
+        count_cells(np.concatenate(rows) if not same else rows[0], 0 if same else len(rows[0]), len(rows[0]),
                grids.edges, grids.table, grids.cell, grids.ints, grids.reals, out)  # fmt: skip
     for i, reference in enumerate(references):
         if reference.kind == "categorical":
@@ -84,7 +83,7 @@ def _plan(references: tuple[FeatureReference, ...]) -> tuple[list[int], list[int
     at = np.zeros(3, np.int64)  # of edges, tables, cells
     for i in numbers:
         own, cell = _edges(references[i])
-        found = lookup_of(own, BUCKETS_AN_EDGE)
+        found = lookup_of(own, BUCKETS_AN_EDGE, inner=slice(*_inner(references[i], len(own))))
         low, high = found.table[:-1], found.table[1:]
         table = np.where(low == high, 2 * low, -1 - low)
         table[[0, -1]] = -1 - low[[0, -1]]  # where a NaN ends
@@ -104,83 +103,25 @@ def _plan(references: tuple[FeatureReference, ...]) -> tuple[list[int], list[int
     )  # fmt: skip
 
 
+def edges_of(reference: FeatureReference) -> np.ndarray:
+    """float64, ascending: what parts the coarse cells of numbers, each edge in the cell below it."""
+    if reference.discrete or not len(reference.values):
+        return reference.values
+    of_value = reference.cell_of[1 : 2 * len(reference.values) : 2]
+    below, above = reference.fences
+    # the last value of every cell but the last one
+    return np.concatenate((below, reference.values[np.flatnonzero(of_value[1:] != of_value[:-1])], above))
+
+
 def _edges(reference: FeatureReference) -> tuple[np.ndarray, np.ndarray]:
     """(values that part the cells, coarse cell by code over them)."""
+    edges = edges_of(reference)
     if reference.discrete or not len(reference.values):
-        return reference.values, reference.cell_of
-    of_value = reference.cell_of[1::2]
-    last = np.flatnonzero(of_value[1:] != of_value[:-1])  # the last value of every cell but the last one
-    cell = np.repeat(np.arange(len(last) + 1, dtype=np.int32), 2)[:-1]
-    return reference.values[last], cell
+        return edges, reference.cell_of[: 2 * len(edges) + 1]
+    return edges, np.repeat(np.arange(len(edges) + 1, dtype=np.int32), 2)[:-1]
 
 
-@njit(cache=True, nogil=True)
-def _count(x, stride, rows, edges, table, cell, ints, reals, out):
-    """Feature f holds x[f * stride : f * stride + rows]; its counts are added to `out`."""
-    bits_of = x.view(np.int64)
-    for f in range(ints.shape[0]):
-        first, last, table_from, buckets, cell_from, bits, out_from, null_at = ints[f]
-        held = np.zeros(2 * (last - first) + 1, np.int64)
-        own, low, high = table[table_from : table_from + buckets], f * stride, f * stride + rows
-        if bits:
-            nulls = _by_bits(x[low:high], bits_of[low:high], edges[first:last], own, reals[f, 0], reals[f, 1], held)
-        else:
-            nulls = _by_value(x[low:high], edges[first:last], own, reals[f, 0], reals[f, 1], held)
-        for code in range(held.size):
-            out[out_from + cell[cell_from + code]] += held[code]
-        out[null_at] += nulls
-
-
-# Two loops that differ in a word: one loop that asks which table it has takes four times as long.
-@njit(cache=True, nogil=True)
-def _by_value(x, edges, table, low, scale, held):
-    top, nulls = np.float64(table.size - 1), 0
-    for t in range(x.size):
-        v = x[t]
-        code = table[by_value(v, low, scale, top)]
-        if code >= 0:
-            held[np.uint64(code)] += 1
-        elif v != v:
-            nulls += 1
-        else:
-            i = np.int64(-1 - code)
-            while i < edges.size and edges[i] < v:
-                i += 1
-            held[np.uint64(2 * i + (i < edges.size and edges[i] == v))] += 1
-    return nulls
-
-
-@njit(cache=True, nogil=True)
-def _by_bits(x, bits_of, edges, table, low, scale, held):
-    top, nulls = np.float64(table.size - 1), 0
-    for t in range(x.size):
-        v = x[t]
-        code = table[by_bits(bits_of[t], low, scale, top)]
-        if code >= 0:
-            held[np.uint64(code)] += 1
-        elif v != v:
-            nulls += 1
-        else:
-            i = np.int64(-1 - code)
-            while i < edges.size and edges[i] < v:
-                i += 1
-            held[np.uint64(2 * i + (i < edges.size and edges[i] == v))] += 1
-    return nulls
-
-
-@njit(cache=True, nogil=True)
-def _place(x, edges, table, cell, bits, low, scale, out, null):
-    bits_of, top = x.view(np.int64), np.float64(table.size - 1)
-    for t in range(x.size):
-        v = x[t]
-        code = np.int64(table[by_bits(bits_of[t], low, scale, top) if bits else by_value(v, low, scale, top)])
-        if v != v:
-            out[t] = null
-            continue
-        if code < 0:
-            i = -1 - code
-            while i < edges.size and edges[i] < v:
-                i += 1
-            code = 2 * i + (i < edges.size and edges[i] == v)
-        out[t] = cell[code]
-    return out
+def _inner(reference: FeatureReference, edges: int) -> tuple[int, int]:
+    """Where the edges within the range begin and end: the buckets are for them."""
+    below, above = reference.fences
+    return len(below), edges - len(above)

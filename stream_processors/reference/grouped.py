@@ -15,7 +15,6 @@ from numba import njit
 
 from stream_processors.reference import cells
 from stream_processors.reference.cells import FeatureReference
-from stream_processors.reference.lookup import codes_of
 
 NULL = np.uint32(2**32 - 1)  # the code of a null
 _HEAD = np.frombuffer(b"C1", np.uint8)  # as in `counts`
@@ -56,12 +55,11 @@ def packed(codes: np.ndarray, bounds: np.ndarray, codes_there_are: int) -> list[
 
 def codes_of_reference(reference: FeatureReference) -> int:
     """How many codes there are."""
-    return len(reference.categories) + 1 if reference.lookup is None else 2 * len(reference.values) + 1
+    return reference.code_count
 
 
 def _number_codes(reference: FeatureReference, numbers: np.ndarray) -> np.ndarray:
-    assert reference.lookup is not None
-    found = codes_of(reference.lookup, numbers)
+    found = cells.codes(reference, numbers)
     if len(found) == len(numbers):
         return found
     codes = np.full(len(numbers), NULL, np.uint32)

@@ -3,6 +3,9 @@
 A bucket holds the range of `u` that may follow, so a look-up costs 5 to 30 ns instead of a binary search's 100 to 200.
 The bucket is monotone in x, so the result is exact whatever the rounding. Two tables are tried: linear in the value, and
 linear in the bits of the float (a logarithm, nearly), which suits long tails; the one with fewer values per look-up stays.
+
+All that is compiled and reads such a table stands here, the grid's loops too: the compiler's cache looks at the file of a
+function, not at those that it takes in.
 """
 
 from __future__ import annotations
@@ -28,10 +31,11 @@ class Lookup:
     scale: float
 
 
-def lookup_of(values: np.ndarray, buckets_a_value: int | None = None) -> Lookup:
+def lookup_of(values: np.ndarray, buckets_a_value: int | None = None, inner: slice = slice(None)) -> Lookup:
+    """The buckets are laid over the `inner` values; those beyond lie in the first and the last one."""
     wanted = buckets_a_value or (_BUCKETS_A_VALUE if len(values) <= _MANY else 1)
     buckets = max(_LEAST_BUCKETS, len(values) * wanted)
-    found = [_table(values, buckets, bits) for bits in (False, True)]
+    found = [_table(values, buckets, bits, inner) for bits in (False, True)]
     return min(found, key=lambda f: float(np.square(np.diff(f.table).astype(np.float64)).sum()))
 
 
@@ -47,20 +51,22 @@ def counted(lookup: Lookup, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(distinct codes in order, rows of each) of the values that are not NaN.
 
     Whether values or codes are sorted makes no difference but time: of many values the sorted ones are looked up in the order
-    of the table, which then need not be fetched from memory (20 ns a value instead of 32, 100,000 against 1,000,000).
+    of the table, which then need not be fetched from memory, each from where the one before it ended (18 ns a value instead
+    of 32, 100,000 against 1,000,000).
     """
-    if len(x) * SORT_FIRST >= len(lookup.values):
-        codes = codes_of(lookup, np.sort(x))
-    else:
-        codes = codes_of(lookup, x)
-        codes.sort()
+    if len(lookup.values) and len(x) * SORT_FIRST >= len(lookup.values):
+        distinct, n = np.empty(len(x), np.uint32), np.empty(len(x), np.int64)
+        size = _WALKS[lookup.bits](np.sort(x), lookup.values, lookup.table, lookup.low, lookup.scale, distinct, n)
+        return distinct[:size], n[:size]
+    codes = codes_of(lookup, x)
+    codes.sort()
     distinct, n = np.empty(len(codes), np.uint32), np.empty(len(codes), np.int64)
     size = _runs(codes, distinct, n)
     return distinct[:size], n[:size]
 
 
-def _table(values: np.ndarray, buckets: int, bits: bool) -> Lookup:
-    finite = values[np.isfinite(values)]
+def _table(values: np.ndarray, buckets: int, bits: bool, inner: slice) -> Lookup:
+    finite = values[inner][np.isfinite(values[inner])]
     low, high = 0.0, 1.0
     if len(finite):
         places = _order(finite) if bits else finite
@@ -139,6 +145,30 @@ def _coder(bits: bool) -> Callable[..., int]:
     return codes
 
 
+def _walker(bits: bool) -> Callable[..., int]:
+    """Of sorted values the distinct codes and the rows of each, in one pass; NaN stand last."""
+
+    @njit(cache=True, nogil=True)
+    def walk(x, values, table, low, scale, distinct, n):
+        top, size, runs, last, i = np.float64(table.size - 2), values.size, -1, np.int64(-1), np.int64(0)
+        ints = x.view(np.int64)
+        for t in range(x.size):
+            v = x[t]
+            if v != v:
+                break
+            i = max(i, np.int64(table[by_bits(ints[t], low, scale, top) if bits else by_value(v, low, scale, top)]))
+            while i < size and values[i] < v:
+                i += 1
+            code = 2 * i + ((i < size) & (values[min(i, size - 1)] == v))
+            if code != last:
+                runs += 1
+                distinct[runs], n[runs], last = code, 0, code
+            n[runs] += 1
+        return runs + 1
+
+    return walk
+
+
 @njit(cache=True, nogil=True)
 def _runs(codes, distinct, n):
     """Run lengths of sorted codes."""
@@ -152,4 +182,80 @@ def _runs(codes, distinct, n):
     return runs + 1
 
 
+@njit(cache=True, nogil=True)
+def count_cells(x, stride, rows, edges, table, cell, ints, reals, out):
+    """Feature f holds x[f * stride : f * stride + rows]; its counts in the cells of `grid.Grids` are added to `out`."""
+    bits_of = x.view(np.int64)
+    for f in range(ints.shape[0]):
+        first, last, table_from, buckets, cell_from, bits, out_from, null_at = ints[f]
+        held = np.zeros(2 * (last - first) + 1, np.int64)
+        own, low, high = table[table_from : table_from + buckets], f * stride, f * stride + rows
+        if bits:
+            nulls = _by_bits(x[low:high], bits_of[low:high], edges[first:last], own, reals[f, 0], reals[f, 1], held)
+        else:
+            nulls = _by_value(x[low:high], edges[first:last], own, reals[f, 0], reals[f, 1], held)
+        for code in range(held.size):
+            out[out_from + cell[cell_from + code]] += held[code]
+        out[null_at] += nulls
+
+
+@njit(cache=True, nogil=True)
+def place_cells(x, edges, table, cell, bits, low, scale, out, null):
+    """The cell of each value, in order; `null` for NaN."""
+    bits_of, top = x.view(np.int64), np.float64(table.size - 1)
+    for t in range(x.size):
+        v = x[t]
+        code = np.int64(table[by_bits(bits_of[t], low, scale, top) if bits else by_value(v, low, scale, top)])
+        if v != v:
+            out[t] = null
+            continue
+        if code < 0:
+            i = _first(edges, v, -1 - code)
+            code = 2 * i + (i < edges.size and edges[i] == v)
+        out[t] = cell[code]
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _first(edges, v, i):
+    """The first edge from the i-th on that is not smaller. The code is made where it is used: in here it costs seven times as much."""
+    while i < edges.size and edges[i] < v:
+        i += 1
+    return i
+
+
+# Two loops that differ in a word: one loop that asks which table it has takes four times as long.
+@njit(cache=True, nogil=True)
+def _by_value(x, edges, table, low, scale, held):
+    top, nulls = np.float64(table.size - 1), 0
+    for t in range(x.size):
+        v = x[t]
+        code = table[by_value(v, low, scale, top)]
+        if code >= 0:
+            held[np.uint64(code)] += 1
+        elif v != v:
+            nulls += 1
+        else:
+            i = _first(edges, v, np.int64(-1 - code))
+            held[np.uint64(2 * i + (i < edges.size and edges[i] == v))] += 1
+    return nulls
+
+
+@njit(cache=True, nogil=True)
+def _by_bits(x, bits_of, edges, table, low, scale, held):
+    top, nulls = np.float64(table.size - 1), 0
+    for t in range(x.size):
+        v = x[t]
+        code = table[by_bits(bits_of[t], low, scale, top)]
+        if code >= 0:
+            held[np.uint64(code)] += 1
+        elif v != v:
+            nulls += 1
+        else:
+            i = _first(edges, v, np.int64(-1 - code))
+            held[np.uint64(2 * i + (i < edges.size and edges[i] == v))] += 1
+    return nulls
+
+
 _CODES = {bits: _coder(bits) for bits in (False, True)}
+_WALKS = {bits: _walker(bits) for bits in (False, True)}

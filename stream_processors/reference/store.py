@@ -42,6 +42,7 @@ class ReferenceRecord(msgspec.Struct, frozen=True):
     uri: str
     set_size: int  # records of this version
     earlier: tuple[tuple[int, str], ...] = ()  # (version, effective_from) of the versions before
+    model: str = ""  # version of the model whose answers these are; empty = no answers
 
     @property
     def key(self) -> str:

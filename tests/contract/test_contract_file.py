@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import contract_file
-from pipeline.contract import DatasetRule, MatchLabel, OutcomeLabel, ReferencePlan, Tolerance
+from pipeline.contract import (
+    REJECTS,
+    SCORES,
+    DatasetRule,
+    MatchLabel,
+    MonitoredFeature,
+    OutcomeLabel,
+    ReferencePlan,
+    Tolerance,
+)
 from pipeline.contract_plans import LEAST_REFERENCE_ROWS
 from pipeline.contract_verbs import ContractVerb
 from pipeline.errors import UsageError
@@ -110,7 +120,28 @@ def test_what_a_drift_plan_does_not_say_is_automatic() -> None:
     said = plan_with("alpha: 0.05", more)
     assert (said.rhythm, said.dependence, said.rejects, said.null_monitor) == ("week", "none", False, False)
     assert said.reference == ReferencePlan("rolling", timedelta(days=3), timedelta(hours=6), 10_000)
-    assert said.watched == said.features
+    assert said.watched == (*said.features, *said.scores)
+
+
+def test_the_models_answers_are_watched_where_there_is_a_label() -> None:
+    wide = Tolerance("distance", 0.05)
+    assert contract_file.load("sales").drift.scores == tuple(replace(f, tolerance=wide) for f in SCORES)
+    told = "score: {tolerance: 0.05}\n        confidence: {tolerance: 0.05}"
+    said = plan_with(told, "score: {weight: 2}").scores
+    assert said == (MonitoredFeature("score", "numeric", Tolerance(), 2.0), SCORES[1])
+    assert plan_with(told, "scores: false").scores == ()
+    unlabelled = SALES[SALES.index("  - property: label") : SALES.index("  - property: partitions")]
+    assert plan_with(unlabelled, "").scores == ()
+    field = "      - name: channel\n"
+    taken = "      - {name: confidence, logicalType: number}\n"
+    assert plan_with(field, taken + field).scores == ()  # unless a field has the name
+
+
+def test_a_plan_parts_into_what_each_stream_is_judged_for() -> None:
+    plan = contract_file.load("sales").drift
+    assert (*plan.of_rows.watched, *plan.of_scores.watched) == (*plan.features, REJECTS, *plan.scores)
+    assert set(plan.of_rows.beside) == set(plan.scores) and set(plan.of_scores.beside) == {*plan.features, REJECTS}
+    assert plan.of_rows.of_rows == plan.of_rows
 
 
 def test_the_least_reference_is_what_the_detectors_ask_for() -> None:
@@ -176,6 +207,7 @@ ONE_ERROR = [
     ("- [region]", "- [region, region]", "segments[0]: expected each field once"),
     ("- [region]", "- [region, channel]\n        - [channel, region]", "segments[1]: expected columns that are not grouped by already"),
     ("- [region]", "- [customer_id]", "segments[0]: expected fields that many records share, not customer_id, the key"),
+    ("confidence: {tolerance: 0.05}", "confidence: {tolerance: 2}", "model.confidence.tolerance: expected a K-S distance"),
     ("rule: bank", "rule: guess", "value.rule: expected one of: bank, scan, confseq, ks_alpha"),
     ("name: quantity, kind: numeric", "name: quantity, kind: categorical", "features[1].kind: expected numeric, as quantity is of type integer"),
     ("- [region]", "- [quantity]", "segments[0]: expected fields of type string"),

@@ -13,20 +13,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.contract.records import SALE
+
 FOLDER = Path(__file__).parent
-GOOD: dict[str, object] = {
-    "order_id": "5f0c2a9be1d34c7788aa0011",
-    "customer_id": "C000123",
-    "product_id": "P00042",
-    "category": "fashion",
-    "region": "north",
-    "channel": "web",
-    "quantity": 3,
-    "price": 19.99,
-    "discount": 0.1,
-    "order_date": "2026-03-04",
-    "event_time": "2026-03-04T05:06:07.890Z",
-}
+GOOD = SALE
 
 
 @dataclass(frozen=True)

@@ -54,9 +54,9 @@ customProperties:
 """
 
 
-def contract_in(folder: Path) -> tuple[Path, Contract]:
+def contract_in(folder: Path, more: str = "") -> tuple[Path, Contract]:
     path = folder / "tiny.yaml"
-    path.write_text(TINY)
+    path.write_text(TINY + more)
     return path, contract_file.load(str(path))
 
 
@@ -66,12 +66,12 @@ def writer(settings: Settings, name: str = "test-blocks") -> Producer:
     return made
 
 
-def write(made: Producer, found: Sequence[Block], *, abort: bool = False) -> None:
+def write(made: Producer, found: Sequence[Block], *, abort: bool = False, topic: str = topics.blocks("tiny")) -> None:
     """Blocks in one transaction, as the validator does it."""
     made.begin_transaction()
     for block in found:
         made.produce(
-            topics.blocks("tiny"),
+            topic,
             blocks.encode(block.rows),
             headers=blocks.to_headers(block.header),
             partition=block.header.partition,

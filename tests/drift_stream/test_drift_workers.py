@@ -65,3 +65,25 @@ def test_workers_that_come_and_go_leave_the_verdicts_of_one(fresh_topics, settin
     plain.turn()
     expected = {json.dumps(json.loads(v.to_bytes())) for v in plain.verdicts if not v.provisional}
     assert {json.dumps(v) for v in verdicts(settings) if not v["provisional"]} == expected
+
+
+def test_a_member_that_waits_for_a_lost_one_is_not_thrown_out_by_its_own_commit(
+    fresh_topics, settings, environment, tmp_path
+):
+    """Its commit would arrive behind the rebalance with the former generation: it joined anew, and the group never rested."""
+    path, contract = contract_in(tmp_path)
+    fresh_topics("tiny", 2)
+    reference.publish(settings, contract, pl.from_arrow(reference_rows(9, 12_000)), version=None, effective_from=DAY0)
+    rows = [draw(np.random.default_rng(p), [DAY0] * 100) for p in range(2)]
+    write(writer(settings), [b for p in range(2) for b in blocks_of(p, rows[p], [])])
+    env = {**os.environ, **environment}
+    workers = [Worker(env, path, tmp_path / f"{n}.log") for n in range(2)]
+    try:
+        wait_until(lambda: all(0 < len(owned(w)) < 3 for w in workers), 40, "the two to share")
+        workers[0].kill()
+        workers[0] = Worker(env, path, tmp_path / "successor.log")
+        wait_until(lambda: sum(len(owned(w)) for w in workers) == 3, 40, "the successor to have its part")
+        assert not [w.log.name for w in workers if "OffsetCommit failed" in w.log.read_text()]
+    finally:
+        for worker in workers:
+            worker.close()

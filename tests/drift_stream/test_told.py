@@ -60,3 +60,8 @@ def test_a_table_of_verdicts_fits_and_cuts_nothing_off():
     ):
         assert part in text, part
     assert lines[0] == "2026-06-01 00:00 to 2026-06-01 01:00"
+
+
+def test_rows_of_another_model_are_told_by_number():
+    verdict = json.loads(replace(window(0, "ok").verdicts[0], feature="score", other_model=120).to_bytes())
+    assert "120 rows answered by another model" in " ".join(" ".join(told.verdicts([verdict])).split())

@@ -1,0 +1,151 @@
+"""PURE. What happened, in a few words: the kind that a window's own statistics show, and its size by them.
+
+The bank's best alternative is the nearest of a short list of small changes; beyond the list's ends it may be any of them. So
+numbers are named by their quantiles: with m the reference's median, s its 5 to 95 % range / 3.29 (1 sd of a normal law), the
+window's five quantiles are fitted by m + a s + b (q - m), least squares.
+
+    all values x100 (shift +495 sd)      ratios of the quantiles agree within 10 %, a factor of 1.5 or more; nearer
+                                         to 1 where a shift alone does not say it
+    shift +0.52 sd (+5.2)                a, where it is beyond noise and b says less
+    scale x1.8, shift -3 sd, scale x2    b, both
+    upper tail +2.1%, lower tail +2.1%   the quantiles do not show it and the list's best one is a tail: the share is D
+    excess ..., shape ...                likewise; the place is that of the list, the size D
+    nulls 0.1% -> 12.3%, new values 4.0% their shares
+    web +12.1%                           categories: the share that moved most
+
+Noise is 2.5 / sqrt(n) of s, and as much again of the reference. A quantile beyond the reference's range is known to 4.5 % of
+the way there, so a scale is told only where it is more than that. What no statistic shows keeps the list's name: a window is
+an hour, say, and the evidence may come from its last minutes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from math import exp, isfinite, log, sqrt
+
+from stream_processors.comparing.categories import NEW
+from stream_processors.comparing.statistics import WindowStatistics
+
+SPREAD = 3.29  # 95 % quantile - 5 % quantile of a normal law, in sd
+NOISE = 2.5  # sd of a quantile at 5 or 95 % times sqrt(n), rounded up
+RESOLUTION = 0.15  # of the way: differences between two quantiles beyond the range
+ALIKE = 0.1  # logarithms of ratios differ by less from the median of the five and are one factor
+FACTOR, FAR_FACTOR = 1.5, 5.0  # the least that is told of five; of four, for one may lie in a wide gap of few values
+FITTING, CLOSE = 0.3, 0.25  # what a fit may leave of the quantiles' moves; by how much of itself one factor may differ
+_NULLS = re.compile(r"nulls (\+\d+%|x[\d.]+)")
+
+
+def named(told: WindowStatistics, nearest: str | None) -> str | None:
+    """The change between reference and window; None where nothing stood out (`nearest`, the bank's best alternative).
+
+    >>> told = WindowStatistics("numeric", 400, 0, 9_000, 0.05, quantiles_reference=(34.0, 43.0, 50.0, 57.0, 66.0),
+    ...                         quantiles_window=(3400.0, 4300.0, 5000.0, 5700.0, 6600.0))
+    >>> named(told, "scale x1.5")
+    'all values x100 (shift +509 sd)'
+    """
+    if nearest is None:
+        return None
+    if told.undefined is not None or _NULLS.fullmatch(nearest):
+        return _nulls(told) or nearest
+    if told.kind == "categorical":
+        return _moved_share(told) or nearest
+    return _moved_numbers(told) or _sized(told, nearest)
+
+
+def _nulls(told: WindowStatistics) -> str | None:
+    was, now = told.null_ratio_reference, told.null_ratio
+    if was is None or now is None:
+        return None
+    if told.kind == "categorical" and (told.effect or 0.0) > abs(now - was):
+        return _moved_share(told)  # a category may be called "nulls"
+    return None if was == now else f"nulls {was:.1%} -> {now:.1%}"
+
+
+def _moved_share(told: WindowStatistics) -> str | None:
+    if not told.top_moves:
+        return None
+    name, moved = told.top_moves[0]
+    return f"new values {told.new_share or 0.0:.1%}" if name == NEW else f"{name} {moved:+.1%}"
+
+
+def _moved_numbers(told: WindowStatistics) -> str | None:
+    """None where the quantiles show no move of all values, or one that no shift and scale explain."""
+    was, now = told.quantiles_reference, told.quantiles_window
+    if was is None or now is None or not told.n:
+        return None
+    middle, spread = was[2], (was[4] - was[0]) / SPREAD
+    by = f" (shift {_signed((now[2] - middle) / spread)} sd)" if spread > 0 else ""
+    if factor := _factor(was, now):
+        return f"all values x{_short(factor)}{by}"
+    if not (spread > 0 and isfinite(spread)):
+        return f"shift {_signed(now[2] - middle)}" if now[2] != middle else None
+    place, moves = [(q - middle) / spread for q in was], [(b - a) / spread for a, b in zip(was, now, strict=True)]
+    shift, scale, left = _fitted(place, moves)
+    noise = NOISE * sqrt(1 / told.n + 1 / max(1, told.reference_n))
+    size = sqrt(sum(m * m for m in moves) / len(moves))
+    if size <= noise or left > max(noise, FITTING * size):
+        return None
+    wide = abs(scale) * SPREAD > max(2 * noise, RESOLUTION * abs(shift)) and abs(scale) > 0.1 * abs(shift)
+    if wide and (factor := _proportion(was, now, noise)):
+        return f"all values x{_short(factor)}{by}"
+    moved = abs(shift) > max(noise, 0.2 * abs(scale))
+    parts = [f"shift {_signed(shift)} sd ({_signed(shift * spread)})"] if moved or not wide else []
+    return ", ".join([*parts, f"scale x{_short(max(0.0, 1 + scale))}"] if wide else parts)
+
+
+def _factor(was: Sequence[float], now: Sequence[float]) -> float | None:
+    """The one factor between all quantiles, if there is one far from 1."""
+    if not (logs := _logs(was, now)):
+        return None
+    middle = sorted(logs)[2]
+    alike, size = sum(abs(one - middle) <= ALIKE for one in logs), exp(abs(middle))
+    return exp(middle) if (alike == 5 and size >= FACTOR) or (alike == 4 and size >= FAR_FACTOR) else None
+
+
+def _proportion(was: Sequence[float], now: Sequence[float], noise: float) -> float | None:
+    """The factor, however near to 1, if the quantiles' ratios agree for what they are."""
+    if not (logs := _logs(was, now)):
+        return None
+    middle, spread = sorted(logs)[2], abs(log(was[4] / was[0])) / SPREAD
+    alike = max(abs(one - middle) for one in logs) <= max(noise * spread, CLOSE * abs(middle))
+    return exp(middle) if alike else None
+
+
+def _logs(was: Sequence[float], now: Sequence[float]) -> list[float]:
+    """Of the ratios; none if a quantile is 0 or has changed its sign, or not all have the same."""
+    same = all(a * b > 0 for a, b in zip(was, now, strict=True)) and was[0] * was[4] > 0
+    return [log(b / a) for a, b in zip(was, now, strict=True)] if same else []
+
+
+def _fitted(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
+    """(a, b, what is left, rms) of y = a + b x."""
+    n, mean_x, mean_y = len(x), sum(x) / len(x), sum(y) / len(y)
+    b = sum((u - mean_x) * (v - mean_y) for u, v in zip(x, y, strict=True)) / sum((u - mean_x) ** 2 for u in x)
+    a = mean_y - b * mean_x
+    return a, b, sqrt(sum((v - a - b * u) ** 2 for u, v in zip(x, y, strict=True)) / n)
+
+
+def _sized(told: WindowStatistics, nearest: str) -> str:
+    """The list's kind and place, with the window's own size."""
+    d = told.effect
+    if nearest.startswith("new values"):
+        return nearest if told.new_share is None else f"new values {told.new_share:.1%}"
+    if d is None:
+        return nearest
+    if nearest.startswith(("upper tail", "lower tail")):
+        return f"{nearest[:10]} +{d:.1%}"
+    place = re.fullmatch(r"excess \d+% in (quantiles .*)", nearest)
+    if place:
+        return f"excess of {d:.1%} or more in {place[1]}"
+    if nearest.startswith("shift") and told.mean_shift is not None and (told.mean_shift > 0) == ("+" in nearest):
+        return f"shift {_signed(told.mean_shift)} sd"
+    return f"shape, distance {d:.3f}" if nearest.startswith("shape") else nearest
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3g}" if abs(value) < 1000 else f"{value:+.0f}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"

@@ -1,0 +1,75 @@
+"""What `contract check` promises is what the detectors of a reference at the floor do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import numpy as np
+import pytest
+
+from pipeline import contract_file
+from pipeline.contract import Tolerance
+from stream_processors.detectors import budget
+from stream_processors.detectors.promise import plan_lines, promises
+from stream_processors.reference import cells
+from tests.drift_core.samples import NUMBER, detectors_of, floats, numeric
+
+SALES = contract_file.load("sales")
+
+
+def watching(tolerance: Tolerance, rule: str):
+    feature = replace(NUMBER, tolerance=tolerance)
+    return replace(SALES, drift=replace(SALES.drift, features=(feature,), segments=(), scores=(), rejects=False, rule=rule))  # fmt: skip
+
+
+def test_every_detector_that_a_full_reference_has_is_promised_with_its_threshold():
+    #  price and region at *, price in each of the five regions: 7 detectors
+    drift = replace(SALES.drift, features=tuple(f for f in SALES.drift.features if f.name in ("price", "region")), scores=(), rejects=False)  # fmt: skip
+    contract = replace(SALES, drift=drift)
+    made = promises(contract)
+    assert [(p.feature, p.family, p.detectors) for p in made] == [("price", "*", 1), ("price", "region", 5), ("region", "*", 1)]  # fmt: skip
+    rng = np.random.default_rng(91)
+    segments = ("*", *(f"region={r}" for r in SALES.field("region").allowed))
+    known = {(f, s): replace(numeric(rng.normal(size=10_000), s), feature=f) for f in ("price", "region") for s in segments if f == "price" or s == "*"}  # fmt: skip
+    found = budget.thresholds(contract.drift, known)
+    for p in made:
+        own = found.of((p.feature, "*" if p.family == "*" else "region=north"))
+        assert (p.bank, p.scan, p.material) == pytest.approx((own.bank, own.scan, own.material))
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "rule"),
+    [
+        (Tolerance(), "scan"),
+        (Tolerance("distance", 0.3), "scan"),
+        (Tolerance("wasserstein", 1.0), "scan"),
+        (Tolerance(), "confseq"),
+        (Tolerance("distance", 0.5), "confseq"),
+    ],
+)
+def test_so_many_rows_page_and_one_fewer_cannot(tolerance, rule):
+    contract = watching(tolerance, rule)
+    (p,) = promises(contract)
+    known = numeric(np.random.default_rng(92).normal(size=p.reference_rows))
+
+    def fires(rows: int) -> bool:
+        detectors = detectors_of(known, plan=contract.drift)
+        state = detectors.start()
+        detectors.step(state, {known.key: cells.count(known, floats(np.full(rows, 1e6)))}, 0)
+        return bool(detectors.fired(state)[0])
+
+    assert fires(p.rows + 1) and not fires(p.rows - 1)
+
+
+def test_a_tolerance_that_no_distance_exceeds_is_told():
+    (p,) = promises(watching(Tolerance("distance", 0.99), "bank"))
+    assert (
+        p.rows is None and "no number of rows can page" in plan_lines(watching(Tolerance("distance", 0.99), "bank"))[1]
+    )
+
+
+def test_a_longer_budget_asks_for_more_evidence_and_ks_alpha_keeps_none():
+    longer = replace(SALES, drift=replace(SALES.drift, pages_per=timedelta(days=300)))
+    assert promises(longer)[0].bank == pytest.approx(promises(SALES)[0].bank + np.log(10))
+    assert "whatever the budget" in plan_lines(replace(SALES, drift=replace(SALES.drift, rule="ks_alpha")))[0]
