@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 
 import polars as pl
@@ -20,6 +20,8 @@ from pipeline.contract import APPEND_TIME, RAW_OFFSET, RAW_PARTITION, Contract, 
 from pipeline.errors import CheckFailed, UsageError
 from pipeline.settings import Settings
 from pipeline.times import to_ms, to_text
+
+Read = Mapping[str, Mapping[str, tuple[int, int]]]  # by table and partition: offsets [start, end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +40,20 @@ class DataIdentity:
     dead_letters: Mapping[str, int]  # left out within the ranges, by reason
     status: str  # quality status
     contract: str
+    history: str = ""  # SHA-256 over the rows' history features; "" where the contract declares none
+    features: str = ""  # the feature set, its version, the definition of its history: sales@2+0a1b2c3d
+    asked: tuple[str | None, str | None] = (None, None)  # event time [from, to) that was asked for; None = open
+    read: Read = field(default_factory=dict)  # offsets that each table held
 
     def json(self) -> dict[str, object]:
-        return {**asdict(self), "ranges": {p: list(r) for p, r in self.ranges.items()}}
+        held = {name: {p: list(r) for p, r in ranges.items()} for name, ranges in self.read.items()}
+        ranges = {p: list(r) for p, r in self.ranges.items()}
+        return {**asdict(self), "ranges": ranges, "asked": list(self.asked), "read": held}
 
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """Rows in event-time order: the contract's columns, coordinate, append time, LABEL."""
+    """Rows in event-time order: the contract's columns, coordinate, append time, LABEL, history features."""
 
     rows: pl.DataFrame
     identity: DataIdentity
@@ -57,7 +65,47 @@ def labelled(settings: Settings, contract: Contract, start: int | None = None, e
     CheckFailed names the rule if a critical quality verdict lies in that range, or says that there is no row.
     """
     newest, outcomes_version = _versions(settings, contract)
-    frame, unmatched = _query(settings, contract, newest.version, outcomes_version, start, end)
+    return _labelled(settings, contract, newest, outcomes_version, start, end)
+
+
+def again(settings: Settings, contract: Contract, identity: DataIdentity) -> Labelled:
+    """The rows that an identity names, read from the lake as it is now; their own identity tells whether they are the same.
+
+    A version's rows are, in every later version, those below the offsets that it held: merges and vacuum change nothing.
+    CheckFailed where the lake does not reach that far, or where an identity was kept without these offsets.
+    """
+    newest, outcomes_version = _versions(settings, contract)
+    if not identity.read:
+        raise CheckFailed(f"{contract.id}: expected the offsets that the lake held then, the training kept none")
+    for name, ranges in identity.read.items():
+        held = table.positions(settings, contract.id, name)
+        for partition, (_, end) in ranges.items():
+            reached = held.get(int(partition), (0, 0))[1]
+            if reached < int(end):
+                raise CheckFailed(
+                    f"{contract.id}: expected {name} up to offset {end} of partition {partition}, the lake holds {reached}; "
+                    "the rows cannot be read again from it"
+                )
+    start, end = (None if t is None else to_ms(t) for t in identity.asked)
+    return _labelled(settings, contract, newest, outcomes_version, start, end, identity)
+
+
+def identity_of(kept: Mapping[str, object]) -> DataIdentity:
+    """From a ledger entry's `data`, which may hold more."""
+    return DataIdentity(**{f.name: kept[f.name] for f in fields(DataIdentity) if f.name in kept})  # type: ignore[arg-type]
+
+
+def _labelled(
+    settings: Settings,
+    contract: Contract,
+    newest: table.Version,
+    outcomes_version: int | None,
+    start: int | None,
+    end: int | None,
+    same: DataIdentity | None = None,
+) -> Labelled:
+    """`same`: only what its tables held; its versions and status are kept, and no verdict of today refuses it."""
+    frame, unmatched = _query(settings, contract, newest.version, outcomes_version, start, end, same and same.read)
     rows = frame.collect().sort(contract.time.field, *COORDINATE)
     unlabelled = int(rows[LABEL].is_null().sum()) + (
         0 if unmatched is None else unmatched.select(pl.len()).collect().item()
@@ -68,11 +116,13 @@ def labelled(settings: Settings, contract: Contract, start: int | None = None, e
             f"{contract.id}: no labelled row in the asked range of the lake; labels come {labels.delay(contract)} after the event"
         )
     span = _span(rows, contract)
-    status = _check_quality(newest.metadata, span)
+    status = same.status if same else _check_quality(newest.metadata, span)
     ranges = _ranges(rows)
+    whole = with_history(settings, contract, rows, newest.version, outcomes_version, same and same.read)
+    past = [c for c in whole.columns if c not in rows.columns]
     identity = DataIdentity(
-        table_version=newest.version,
-        outcomes_version=outcomes_version,
+        table_version=same.table_version if same else newest.version,
+        outcomes_version=same.outcomes_version if same else outcomes_version,
         ranges={str(p): r for p, r in ranges.items()},
         start=to_text(span[0]),
         end=to_text(span[1]),
@@ -83,17 +133,31 @@ def labelled(settings: Settings, contract: Contract, start: int | None = None, e
         dead_letters=_dead_letters(settings, contract, ranges),
         status=status,
         contract=contract.name,
+        history=content_digest(whole.select(*COORDINATE, *past)) if past else "",
+        features=_features(contract),
+        asked=same.asked
+        if same
+        else (None if start is None else to_text(start), None if end is None else to_text(end)),
+        read=same.read if same else _read(settings, contract, newest.version, outcomes_version),
     )
-    return Labelled(rows, identity)
+    return Labelled(whole, identity)
 
 
-def count_labelled(settings: Settings, contract: Contract, start: int | None = None, end: int | None = None) -> int:
-    """How many rows `labelled` would return; 0 while the lake is not there."""
+def count_labelled(
+    settings: Settings,
+    contract: Contract,
+    start: int | None = None,
+    end: int | None = None,
+    arrived_since: int | None = None,
+) -> int:
+    """How many rows `labelled` would return (of those appended since, if asked); 0 while the lake is not there."""
     try:
         newest, outcomes_version = _versions(settings, contract)
     except table.LakeMissing:
         return 0
     frame, _ = _query(settings, contract, newest.version, outcomes_version, start, end)
+    if arrived_since is not None:
+        frame = frame.filter(pl.col(APPEND_TIME) >= _time(arrived_since))
     return int(frame.filter(pl.col(LABEL).is_not_null()).select(pl.len()).collect().item())
 
 
@@ -120,6 +184,48 @@ def events_between(
     clock = pl.col(contract.time.field)
     rows = table.scan(settings, contract.id, version=version).filter((clock >= _time(start)) & (clock < _time(end)))
     return rows.collect().sort(contract.time.field, *COORDINATE)
+
+
+def with_history(
+    settings: Settings,
+    contract: Contract,
+    rows: pl.DataFrame,
+    version: int | None = None,
+    outcomes_version: int | None = None,
+    read: Read | None = None,
+) -> pl.DataFrame:
+    """The rows with the contract's history features, each as it was known when the row arrived; from the offsets in `read` only.
+
+    What arrives later changes nothing; what had arrived and landed later than a version does, hence `read`.
+    """
+    from stream_processors.live import feature_plan, feature_replay
+
+    history = feature_plan.compiled(contract)
+    if history is None:
+        return rows
+    clock, arrival = pl.col(contract.time.field), pl.col(APPEND_TIME)
+    first = rows[contract.time.field].min()
+    since, heard_since = feature_replay.reads_since(history, contract, 0 if first is None else _ms(first))  # type: ignore[arg-type]
+    before = arrival < rows[APPEND_TIME].max()
+    events = _held(table.scan(settings, contract.id, version=version), table.EVENTS, COORDINATE, read)
+    events = events.filter(before & (clock >= _time(since)))
+    outcomes = None
+    if isinstance(contract.label, OutcomeLabel) and table.exists(settings, contract.id, table.OUTCOMES):
+        heard = table.scan(settings, contract.id, table.OUTCOMES, outcomes_version)
+        heard = _held(heard, table.OUTCOMES, labels.OUTCOME_COORDINATE, read)
+        heard = heard.filter(before & (clock >= _time(heard_since)))
+        outcomes = heard.sort(APPEND_TIME, "topic_partition", "topic_offset").collect()
+    read = events.select(feature_plan.event_columns(history, contract)).collect()
+    return rows.with_columns(feature_replay.values(history, contract, rows, read, outcomes))
+
+
+def rows_between(settings: Settings, contract: Contract, start: int, end: int) -> pl.DataFrame:
+    """Every valid row with event time in [start, end), with LABEL: null where no mature label is there."""
+    rows = events_between(settings, contract, start, end)
+    newest, outcomes_version = _versions(settings, contract)
+    frame, _ = _query(settings, contract, newest.version, outcomes_version, start, end)
+    rows = rows.join(frame.select(*COORDINATE, LABEL).collect(), on=COORDINATE, how="left", maintain_order="left")
+    return with_history(settings, contract, rows)
 
 
 def content_digest(rows: pl.DataFrame) -> str:
@@ -149,14 +255,16 @@ def _query(
     outcomes_version: int | None,
     start: int | None,
     end: int | None,
+    read: Read | None = None,
 ) -> tuple[pl.LazyFrame, pl.LazyFrame | None]:
-    """Mature events of the range with LABEL, and the matches that found no row."""
+    """Mature events of the range with LABEL, and the matches that found no row; of the offsets in `read` only."""
     clock = contract.time.field
     names = [f.name for f in contract.fields] + [RAW_PARTITION, RAW_OFFSET, APPEND_TIME]
-    events = table.scan(settings, contract.id, version=version).select(names)
+    events = _held(table.scan(settings, contract.id, version=version).select(names), table.EVENTS, COORDINATE, read)
     newest = events.select(pl.col(clock).max()).collect().item()
     if isinstance(contract.label, OutcomeLabel):
         outcomes = table.scan(settings, contract.id, table.OUTCOMES, outcomes_version)
+        outcomes = _held(outcomes, table.OUTCOMES, labels.OUTCOME_COORDINATE, read)
         known = outcomes.select(pl.col(clock).max()).collect().item()
         if newest is None or known is None:
             return events.limit(0).with_columns(pl.lit(None, pl.Boolean).alias(LABEL)), None
@@ -170,6 +278,25 @@ def _query(
         return labelled_rows.limit(0), None
     until = labels.mature_until(newest, None, contract)
     return _within(labelled_rows, clock, start, end, until), _within(unmatched, clock, start, end, newest)
+
+
+def _read(settings: Settings, contract: Contract, version: int, outcomes_version: int | None) -> Read:
+    versions = {table.EVENTS: version, table.OUTCOMES: outcomes_version}
+    held = {n: table.positions(settings, contract.id, n, v) for n, v in versions.items() if v is not None}
+    return {name: {str(p): r for p, r in ranges.items()} for name, ranges in held.items()}
+
+
+def _held(frame: pl.LazyFrame, name: str, by: Sequence[str], read: Read | None) -> pl.LazyFrame:
+    if read is None:
+        return frame
+    return table.rows_in(frame, {int(p): (int(low), int(high)) for p, (low, high) in read[name].items()}, by)
+
+
+def _features(contract: Contract) -> str:
+    from stream_processors.live import model_features
+
+    found = model_features.features_for(contract)
+    return f"{found.name}@{found.version}" + (f"+{found.definition}" if found.definition else "")
 
 
 def _within(frame: pl.LazyFrame, clock: str, start: int | None, end: int | None, mature: datetime) -> pl.LazyFrame:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from batch.ledger import FINAL, Action, Entry, champion
+from pipeline.times import to_ms
 
 CLOSED: tuple[Action, ...] = (*FINAL, "expire")  # nothing more will be said about the episode
 ATTEMPT_GROWTH = 1.5  # a challenger that was not good enough is tried again with half as many rows more
@@ -18,6 +19,10 @@ TOP_UP_BELOW = (
     6_000  # labelled rows since an onset: below it the splitter wants rows from before, see fitting.ENOUGH_TRAIN
 )
 DAY_S = 86_400.0
+FIRST_LOOK = 500  # labelled answers of a new champion; each further look has half as many more
+WATCH_AT_MOST = (
+    200_000  # labelled rows since the promotion: if the watch has not ended by then, nobody records its answers
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,7 @@ class Policy:
     every_s: float | None = None  # also retrain after so much wall time
     cooldown_s: float = 30.0  # wall time between two trainings
     budget: int = 24  # trainings a day of wall time
+    after_rollback_s: float = 600.0  # wall time without a training after a rollback; doubles with each of the last day
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,8 @@ class Request:
     version: str | None
     actor: str
     reason: str
+    force: bool = False  # promote without the statistics
+    expires_s: float | None = None  # wall time after which nobody waits for the answer any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,8 @@ class Facts:
     requests: Sequence[Request] = ()
     trained_at: Sequence[float] = ()  # wall times of all trainings, failed ones included
     new_labelled: int = 0  # mature labelled rows that the last training has not seen
+    watched: int = 0  # mature labelled rows that arrived since the promotion that is watched
+    looked: int = 0  # how many they were at the last look
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +113,23 @@ class Obey:
     request: Request
 
 
-Step = Wait | Hold | Close | Retrain | Obey
+@dataclass(frozen=True, slots=True)
+class Decline:
+    """A request that is not followed."""
+
+    request: Request
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """At the champion since its promotion: is it worse than the one before?"""
+
+    promotion: Entry
+    rows: int
+
+
+Step = Wait | Hold | Close | Retrain | Obey | Decline | Look
 
 
 def next_step(facts: Facts, policy: Policy) -> Step:
@@ -112,13 +138,10 @@ def next_step(facts: Facts, policy: Policy) -> Step:
     over = next((e for e in open_ if e.state == "resolved" and e.seen_firing), None)
     if over:
         return _close(over)
-    request = next((r for r in facts.requests if not answered(r, facts.entries)), None)
-    if request:
-        return (
-            Retrain(f"asked by {request.actor}: {request.reason}", request=request)
-            if request.action == "retrain"
-            else Obey(request)
-        )
+    if asked := _asked(facts, policy):
+        return asked
+    if look := _look(facts):
+        return look
     if champion(facts.entries) is None:
         return _first(facts, policy)
     firing = sorted((e for e in open_ if e.state == "firing"), key=lambda e: (e.source != "data", e.onset, e.id))
@@ -135,9 +158,32 @@ def answered(request: Request, entries: Sequence[Entry]) -> bool:
     return any(e.draft.metrics.get("request") == request.id for e in entries)
 
 
+def watch_of(entries: Sequence[Entry]) -> Entry | None:
+    """The promotion that is watched: the champion's, until the ledger says how its watch ended."""
+    now = champion(entries)
+    if now is None or now.draft.action != "promote":
+        return None
+    return None if any(e.draft.metrics.get("watch") == now.seq for e in entries if e.seq > now.seq) else now
+
+
 def attempts(episode: str, entries: Sequence[Entry]) -> int:
     """Trainings that this episode has already cost."""
     return sum(e.draft.action == "train" and episode in e.episodes for e in entries)
+
+
+KEPT = (
+    "champion",
+    "overall",
+    "after",
+    "live",
+    "harm",
+    "worst_slice",
+    "calibration",
+    "groups",
+    "replay",
+    "cost",
+    "denied",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +207,7 @@ def judge(gate: Mapping[str, object], in_episode: bool) -> Verdict:
     share = ""
     if isinstance(live, dict) and isinstance(live.get("excess"), float) and live.get("promised"):
         share = f"; live loss {live['loss']:.4f}, promised {live['promised']:.4f} ({live['excess'] / live['promised']:+.1%})"
-    metrics = {k: gate[k] for k in ("overall", "live", "harm", "worst_slice", "champion") if k in gate}
+    metrics = {k: gate[k] for k in KEPT if k in gate}
     if gate["promote"] is True:
         return Verdict("promote", said + share, metrics)
     if not in_episode:
@@ -175,6 +221,28 @@ def _close(episode: Episode) -> Close:
     if episode.resolution == "returned":
         return Close(episode, "fixed_upstream", "the data came back to the reference by itself")
     return Close(episode, "expire", f"ended without a decision: {episode.resolution or 'no resolution given'}")
+
+
+def _asked(facts: Facts, policy: Policy) -> Step | None:
+    """What the oldest request that can be followed asks for. A training by hand obeys the budget and the cooldown, too."""
+    for request in (r for r in facts.requests if not answered(r, facts.entries)):
+        if request.expires_s is not None and facts.now_s > request.expires_s:
+            return Decline(request, "it came too late: nobody waits for the answer any more")
+        if request.action != "retrain":
+            return Obey(request)
+        if _used(facts, policy):
+            return Decline(request, f"the budget of {policy.budget} trainings a day is used")
+        if not _cooling(facts, policy):
+            return Retrain(f"asked by {request.actor}: {request.reason}", request=request)
+    return None
+
+
+def _look(facts: Facts) -> Look | None:
+    """A look every half as many labelled rows more: some fifteen from the first to the last."""
+    promotion = watch_of(facts.entries)
+    if promotion is None or facts.watched < max(FIRST_LOOK, ATTEMPT_GROWTH * facts.looked):
+        return None
+    return Look(promotion, facts.watched)
 
 
 def _first(facts: Facts, policy: Policy) -> Step:
@@ -208,9 +276,22 @@ def _routine(facts: Facts, policy: Policy) -> Step:
 
 def _blocked(facts: Facts, policy: Policy, first: bool = False) -> str | None:
     """Why no training may begin now; the texts hold no number that changes, so that one hold is one ledger entry."""
-    today = [t for t in facts.trained_at if facts.now_s - t < DAY_S]
-    if not first and len(today) >= policy.budget:
+    if not first and _used(facts, policy):
         return f"the budget of {policy.budget} trainings a day is used"
-    if facts.trained_at and facts.now_s - max(facts.trained_at) < policy.cooldown_s:
+    if _cooling(facts, policy):
         return f"cooldown of {policy.cooldown_s:.0f} s after a training"
+    back = [
+        to_ms(e.draft.at) / 1000 for e in facts.entries if e.draft.action == "rollback" and "watch" in e.draft.metrics
+    ]
+    rest = policy.after_rollback_s * 2 ** (sum(facts.now_s - at < DAY_S for at in back) - 1)
+    if back and facts.now_s - max(back) < rest:
+        return f"cooldown of {rest:.0f} s after a rollback"
     return None
+
+
+def _used(facts: Facts, policy: Policy) -> bool:
+    return sum(facts.now_s - t < DAY_S for t in facts.trained_at) >= policy.budget
+
+
+def _cooling(facts: Facts, policy: Policy) -> bool:
+    return bool(facts.trained_at) and facts.now_s - max(facts.trained_at) < policy.cooldown_s

@@ -1,4 +1,4 @@
-"""PURE. The gate: may this challenger replace that champion? Paired log-loss differences on the same labelled events.
+"""PURE. What a challenger is worth beside the champion, in numbers: paired differences, slices, groups, calibration.
 
 For each event d = loss(challenger) - loss(champion). Pairing removes what both share (how hard the event is), so the
 mean of d has a far smaller error than the difference of two means. Bounds are one-sided, 95 %, normal (rows >= 500).
@@ -7,67 +7,36 @@ mean of d has a far smaller error than the difference of two means. Bounds are o
     material      upper bound of mean d < -1 % of the champion's loss
     non-inferior  upper bound of mean d < +0.5 % of the champion's loss (a slice: 5 % of the champion's loss there)
 
-Promote if superior overall, or, under a confirmed harmful episode, non-inferior overall and superior after the shift;
-and every slice of >= 500 rows is non-inferior, tested with Holm's step-down over the slices (smaller ones are pooled).
-Outside of harm within an episode, superior means material: see docs/decisions/0010. NaN fails everything.
+Slices and groups of >= 500 rows stand alone, smaller ones are pooled; slices carry p-values of Holm's step-down, groups
+Bonferroni bounds. What is compared with what, and what follows, is the policy's matter (`batch/policies`), not this module's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-POLICY = "gate-1"  # stands in every ledger entry; changes with any number below
 CONFIDENCE = 0.95
-MARGIN = 0.005  # of the champion's loss
-SLICE_MARGIN = 0.05
-MATERIAL = 0.01  # three times the training rows alone are worth 0.7 % (measured 2026-11-21)
-SLICE_ROWS = 500
-FEWEST_ROWS = 500
-CALIBRATION_BOUND = 0.05  # of the first champion: weighted mean gap between promised and observed share
 BINS = 10
-LIVE_BOUND = 0.10  # of the promised loss: a champion's own calibration error moves the excess by up to 5 %, a harmful shift by 40 %
 CLIP = 1e-12
 POOLED = "(smaller slices)"
 Harm = Literal["none", "unclear", "harmful"]
+Json = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """Mean paired difference, its standard error and upper bound, beside the champion's mean loss on the same rows."""
+    """Mean paired difference, its standard error and upper bound; `loss` is the champion's mean on the same rows."""
 
     rows: int
     mean: float
     error: float
     upper: float
-    champion_loss: float
-
-    def below(self, share: float) -> bool:
-        """The upper bound is under `share` of the champion's loss; False for NaN."""
-        return bool(self.upper < share * self.champion_loss)
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    promote: bool
-    reasons: tuple[str, ...]
-    overall: Bound
-    after: Bound | None
-    worst_slice: str | None
-    policy: str = POLICY
-    slices: Mapping[str, Bound] = field(default_factory=dict)
-
-    @property
-    def superior(self) -> bool:
-        return self.overall.below(0.0)
-
-    @property
-    def material(self) -> bool:
-        return self.overall.below(-MATERIAL)
+    loss: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +61,11 @@ class LiveLoss:
     def lower(self) -> float:
         return self.excess - _Z * self.error
 
-    def within(self, share: float = LIVE_BOUND) -> bool:
+    def within(self, share: float) -> bool:
         """Shown to be within `share` of the promised loss, on either side; False for NaN or too few rows."""
         return bool(self.upper < share * self.promised and self.lower > -share * self.promised)
 
-    def harm(self, share: float = LIVE_BOUND) -> Harm:
+    def harm(self, share: float) -> Harm:
         """`harmful`: shown to lose more than promised, by more than `share`; `none`: shown to be within; else `unclear`."""
         if self.within(share):
             return "none"
@@ -117,6 +86,7 @@ def log_loss(label: np.ndarray, p: np.ndarray) -> np.ndarray:
 
 
 def bound(difference: np.ndarray, champion_loss: np.ndarray) -> Bound:
+    """Of the mean of paired differences; all NaN below two rows."""
     rows = len(difference)
     if rows < 2:
         return Bound(rows, float("nan"), float("nan"), float("nan"), float("nan"))
@@ -135,51 +105,44 @@ def live_loss(label: np.ndarray, p: np.ndarray) -> LiveLoss:
     return LiveLoss(len(loss), mean_loss, promised, mean_loss - promised, error)
 
 
-def decide(
+def compared(
     label: np.ndarray,
     champion: np.ndarray,
     challenger: np.ndarray,
     slices: Mapping[str, np.ndarray],
+    limits: Mapping[str, float],
     *,
     after: np.ndarray | None = None,
-    harm: Harm = "none",
-    in_episode: bool = False,
-    material: bool | None = None,
-    against: str = "the champion's loss",
-) -> Decision:
-    """The decision over paired scores. `slices`: name of a column -> each event's value; `after`: mask of events after the shift.
+) -> Json:
+    """Evidence over paired scores. `slices`: name of a column -> each event's value; `after`: mask of events after the shift.
 
-    `material` says whether superior must be material; by default inside an episode that is not shown to be harmful.
+    `limits` are the policy's: the margin at which a slice's p-value is taken, and the rows from which one stands alone.
     """
     base = log_loss(label, champion)
     difference = log_loss(label, challenger) - base
-    overall = bound(difference, base)
-    late = None if after is None else bound(difference[after], base[after])
-    by_slice = _by_slice(difference, base, slices)
-    worst = _inferior_slice(by_slice)
-    need = (in_episode and harm != "harmful") if material is None else material
-    wins, reason = _wins(overall, late, harm, need, against)
-    reasons = [reason]
-    if overall.rows < FEWEST_ROWS:
-        wins, reasons = False, [f"{overall.rows} labelled events; expected at least {FEWEST_ROWS}"]
-    if not np.isfinite(overall.upper):
-        wins, reasons = False, [*reasons, "a loss is not a finite number"]
-    if worst is not None:
-        share = by_slice[worst].upper / by_slice[worst].champion_loss
-        reasons.append(f"slice {worst}: not shown to be within {SLICE_MARGIN:.0%} (upper bound {share:+.1%})")
-    return Decision(wins and worst is None, tuple(reasons), overall, late, worst, slices=by_slice)
+    parts = _parts(slices, len(difference), int(limits["rows"]))
+    return {
+        "overall": asdict(bound(difference, base)),
+        "after": None if after is None else asdict(bound(difference[after], base[after])),
+        "slices": _slices(difference, base, parts, limits["slice_margin"]),
+        "groups": _groups(label, champion, challenger, parts),
+        "calibration": {
+            "champion": calibration_error(label, champion),
+            "challenger": calibration_error(label, challenger),
+        },
+    }
 
 
-def decide_first(label: np.ndarray, challenger: np.ndarray, base_rate: float) -> Decision:
-    """The first champion: superior to always answering the base rate, and calibrated.
+def first(label: np.ndarray, challenger: np.ndarray, base_rate: float) -> Json:
+    """Evidence for a first champion, against always answering the base rate.
 
     Slices have no veto here: where a slice holds no signal, no model beats its base rate, and nothing serves yet.
     """
-    found = decide(label, np.full(len(label), base_rate), challenger, {}, against="the loss of the base rate")
-    gap = calibration_error(label, challenger)
-    calibrated = bool(gap <= CALIBRATION_BOUND)
-    said = f"calibration error {gap:.3f} {'within' if calibrated else 'above'} {CALIBRATION_BOUND}"
-    return replace(found, promote=found.promote and calibrated, reasons=(*found.reasons, said))
+    base = log_loss(label, np.full(len(label), base_rate))
+    return {
+        "overall": asdict(bound(log_loss(label, challenger) - base, base)),
+        "calibration": {"champion": None, "challenger": calibration_error(label, challenger)},
+    }
 
 
 def calibration_error(label: np.ndarray, p: np.ndarray, bins: int = BINS) -> float:
@@ -191,48 +154,72 @@ def calibration_error(label: np.ndarray, p: np.ndarray, bins: int = BINS) -> flo
     return float(sum(len(i) * abs(np.mean(p[i]) - np.mean(label[i])) for i in parts) / len(p))
 
 
-def _wins(overall: Bound, late: Bound | None, harm: Harm, material: bool, against: str) -> tuple[bool, str]:
-    share = f"{overall.mean / overall.champion_loss:+.2%} (upper bound {overall.upper / overall.champion_loss:+.2%}) of {against}"
-    if material:
-        wins = overall.below(-MATERIAL)
-        return wins, f"{'materially better' if wins else 'not materially better'}: {share}"
-    if overall.below(0.0):
-        return True, f"better: {share}"
-    if harm == "harmful" and late is not None and overall.below(MARGIN) and late.below(0.0):
-        return True, f"not worse overall and better after the shift: {share}"
-    return False, f"not better: {share}"
+def gap(label: np.ndarray, champion: np.ndarray, challenger: np.ndarray, z: float = _Z) -> Json:
+    """A group's gap between promise and truth, with its interval, and how much wider the challenger may make it.
+
+    gap = mean(p - y) within the group, for each model. `wider` is an upper bound of |gap(challenger)| - |gap(champion)|:
+    the smaller of two valid ones, each at half the level. (1) The difference itself, by the influence of each row (the
+    label cancels where both gaps have one sign). (2) |mean(p challenger - p champion)|, which bounds it by the triangle
+    inequality and stays small where both gaps are near zero and their signs are chance.
+    """
+    ours, theirs = challenger - label, champion - label
+    new, old = float(np.mean(ours)), float(np.mean(theirs))
+    influence = np.sign(new) * ours - np.sign(old) * theirs
+    wider = min(
+        abs(new) - abs(old) + z * _error(influence), abs(float(np.mean(ours - theirs))) + z * _error(ours - theirs)
+    )
+    width = z * _error(ours)
+    return {"rows": len(ours), "gap": new, "low": new - width, "high": new + width, "champion": old, "wider": wider}
 
 
-def _by_slice(difference: np.ndarray, base: np.ndarray, slices: Mapping[str, np.ndarray]) -> dict[str, Bound]:
-    found: dict[str, Bound] = {}
-    small = np.zeros(len(difference), dtype=bool)
-    for column, values in slices.items():
-        texts = np.asarray(values, dtype=object).astype(str)
-        for value in np.unique(texts):
-            mask = texts == value
-            if mask.sum() >= SLICE_ROWS:
-                found[f"{column}={value}"] = bound(difference[mask], base[mask])
-            else:
-                small |= mask
-    if small.any() and small.sum() >= SLICE_ROWS:
-        found[POOLED] = bound(difference[small], base[small])
+def _groups(
+    label: np.ndarray, champion: np.ndarray, challenger: np.ndarray, parts: Mapping[str, np.ndarray]
+) -> dict[str, Json]:
+    z = float(ndtri(1 - (1 - CONFIDENCE) / (2 * max(len(parts), 1))))
+    y = label.astype(np.float64)
+    return {name: gap(y[mask], champion[mask], challenger[mask], z) for name, mask in parts.items()}
+
+
+def _slices(
+    difference: np.ndarray, base: np.ndarray, parts: Mapping[str, np.ndarray], margin: float
+) -> dict[str, Json]:
+    """Each slice's bound, with the p-value of "worse by the margin or more", adjusted by Holm's step-down.
+
+    Holm: the k-th smallest of m p-values counts (m - k + 1) times, and never less than the one before it.
+    """
+    bounds = {name: bound(difference[mask], base[mask]) for name, mask in parts.items()}
+    found, worst = {}, 0.0
+    ordered = sorted(((_p_inferior(b, margin), name) for name, b in bounds.items()))
+    for rank, (p, name) in enumerate(ordered):
+        worst = max(worst, min(1.0, p * (len(ordered) - rank)))
+        found[name] = {**asdict(bounds[name]), "p": worst}
     return found
 
 
-def _inferior_slice(slices: Mapping[str, Bound]) -> str | None:
-    """The first slice that Holm's step-down does not show to be non-inferior; None if all are."""
-    p_values = {name: _p_inferior(b) for name, b in slices.items()}
-    for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
-        if not p <= (1 - CONFIDENCE) / (len(p_values) - rank):
-            return name
-    return None
+def _parts(slices: Mapping[str, np.ndarray], rows: int, fewest: int) -> dict[str, np.ndarray]:
+    """Mask of each value of each column with enough rows; the others pooled, if they are enough together."""
+    found: dict[str, np.ndarray] = {}
+    small = np.zeros(rows, dtype=bool)
+    for column, values in slices.items():
+        names, codes = np.unique(np.asarray(values, dtype=object).astype(str), return_inverse=True)
+        for code, value in enumerate(names):
+            mask = codes == code
+            if mask.sum() >= fewest:
+                found[f"{column}={value}"] = mask
+            else:
+                small |= mask
+    return {**found, POOLED: small} if small.sum() >= fewest else found
 
 
-def _p_inferior(b: Bound) -> float:
+def _p_inferior(b: Bound, margin: float) -> float:
     """p-value of "this slice is worse by the margin or more"; 1 for anything that is not a number."""
-    distance = SLICE_MARGIN * b.champion_loss - b.mean
+    distance = margin * b.loss - b.mean
     if not np.isfinite(distance) or not np.isfinite(b.error):
         return 1.0
     if b.error == 0:
         return 0.0 if distance > 0 else 1.0
     return float(ndtr(-distance / b.error))
+
+
+def _error(values: np.ndarray) -> float:
+    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")

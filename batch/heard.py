@@ -97,7 +97,19 @@ def request_of(body: dict[str, object], id: str, model: str) -> Request | None:
     if action not in REQUESTED or body.get("model", model) != model:
         return None
     kind: Literal["retrain", "promote", "rollback"] = action  # type: ignore[assignment]
-    return Request(id, kind, _text(body.get("version")), str(body.get("actor", "unknown")), str(body.get("reason", "")))
+    try:
+        expires = to_ms(str(body["expires"])) / 1000 if body.get("expires") else None
+    except ValueError:
+        return None
+    return Request(
+        id,
+        kind,
+        _text(body.get("version")),
+        str(body.get("actor", "unknown")),
+        str(body.get("reason", "")),
+        body.get("force") is True,
+        expires,
+    )
 
 
 def _json(message: Message) -> dict[str, object]:

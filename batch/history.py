@@ -27,6 +27,7 @@ Kind = Literal[
     "lake_duplicated",
     "lake_phantom",
     "wrong_revision",
+    "wrong_watermark",
 ]
 
 
@@ -52,12 +53,14 @@ class DeadRecord(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BlockRange:
-    """A block: raw offsets [start, end), the valid ones among them, how many of those were late."""
+    """A block: raw offsets [start, end), the valid ones among them, how many of those were late by the block's watermark."""
 
     start: int
     end: int
     valid: tuple[int, ...]
     late: int = 0
+    watermark: int | None = None  # the greatest event time before it, as it says
+    newest: int | None = None  # the greatest event time of its valid rows
 
 
 class Marked(NamedTuple):

@@ -14,6 +14,10 @@ from pipeline.contract import RAW_OFFSET, RAW_PARTITION, Contract, MatchLabel, O
 
 LABEL = "label"  # boolean column of a labelled frame
 COORDINATE = [RAW_PARTITION, RAW_OFFSET]
+OUTCOME_COORDINATE = [
+    "topic_partition",
+    "topic_offset",
+]  # of two outcomes of one key in one millisecond the first counts
 
 
 def delay(contract: Contract) -> timedelta:
@@ -32,10 +36,9 @@ def by_outcome(events: pl.LazyFrame, outcomes: pl.LazyFrame, label: OutcomeLabel
     """Events with LABEL (null = none). A key that occurs twice is one order: its first event and its first outcome count."""
     first_event = events.sort("append_time", *COORDINATE).unique(label.key, keep="first", maintain_order=True)
     first_outcome = (
-        outcomes.select(label.key, pl.col(label.name).alias(LABEL), pl.col("append_time").alias("_known"))
-        .sort("_known")
+        outcomes.sort("append_time", *OUTCOME_COORDINATE)
+        .select(label.key, pl.col(label.name).alias(LABEL))
         .unique(label.key, keep="first", maintain_order=True)
-        .drop("_known")
     )
     return first_event.join(first_outcome, on=label.key, how="left")
 

@@ -3,7 +3,8 @@
 The chain covers every entry of every model: an entry's hash is SHA-256 over its canonical JSON, which holds the hash
 before it, so that an edited, removed or reordered line breaks it. The champion is a fold over the entries, never a
 column: the version of the last `promote` or `rollback`. Promotion is a compare-and-swap in one BEGIN IMMEDIATE.
-It knows no Kafka (`ledger_topic` publishes) and no MLflow.
+A chain cannot show that its newest lines were cut off, or that all of it was written anew: its copy in Kafka can
+(`check_copy`). It knows no Kafka (`ledger_topic` publishes) and no MLflow.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import contextlib
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -20,7 +21,7 @@ from typing import Literal, get_args
 from pipeline.errors import CheckFailed, DriftlineError
 from pipeline.settings import Settings
 
-Action = Literal["train", "promote", "accept", "hold", "expire", "fixed_upstream", "rollback", "refuse"]
+Action = Literal["train", "promote", "accept", "hold", "expire", "fixed_upstream", "rollback", "keep", "refuse"]
 FINAL: tuple[Action, ...] = ("promote", "accept", "fixed_upstream")  # one of these closes an episode's question
 CROWNS: tuple[Action, ...] = ("promote", "rollback")
 GENESIS = "0" * 64
@@ -29,6 +30,10 @@ Json = Mapping[str, object]
 
 _TABLE = "create table if not exists entries (seq integer primary key, model text not null, body text not null)"
 _INDEX = "create index if not exists entries_model on entries (model, seq)"
+
+
+class LedgerBroken(CheckFailed):
+    """The chain does not hold, or is not what its copy in Kafka says it was: nothing may be decided by it."""
 
 
 class ChampionMoved(DriftlineError):
@@ -102,6 +107,16 @@ def champion(entries: Iterable[Entry]) -> Entry | None:
     return max((e for e in entries if e.draft.action in CROWNS), key=lambda e: e.seq, default=None)
 
 
+def champion_at(entries: Iterable[Entry], at: str) -> Entry | None:
+    """Who was champion at a time (RFC 3339, UTC, milliseconds: texts in that form sort as times do)."""
+    return champion(e for e in entries if e.draft.at <= at)
+
+
+def rolled_back(entries: Iterable[Entry]) -> set[str]:
+    """Versions that service was taken from because they did worse."""
+    return {e.draft.former for e in entries if e.draft.action == "rollback" and e.draft.former}
+
+
 def decided(entries: Iterable[Entry]) -> dict[str, Entry]:
     """Each episode's final decision."""
     return {episode: e for e in entries if e.draft.action in FINAL for episode in e.episodes}
@@ -129,22 +144,49 @@ def from_json(text: str) -> Entry:
 
 
 def verify(rows: Iterable[tuple[int, str]]) -> int:
-    """Walk the chain from its start; the number of entries, or CheckFailed naming the first that does not follow."""
+    """Walk the chain from its start; the number of entries, or LedgerBroken naming the first that does not follow."""
     prev, at = GENESIS, 0
     for at, (seq, text) in enumerate(rows, 1):
-        entry = from_json(text)
+        entry = _parsed(seq, text)
         if (seq, entry.seq) != (at, at):
-            raise CheckFailed(f"ledger entry {seq}: expected seq {at}; an entry was removed or inserted")
+            raise LedgerBroken(f"ledger entry {seq}: expected seq {at}; an entry was removed or inserted")
         if entry.prev != prev:
-            raise CheckFailed(
+            raise LedgerBroken(
                 f"ledger entry {seq}: expected prev {prev[:12]}, got {entry.prev[:12]}; the entry before it was replaced"
             )
         if entry_hash(seq, entry.draft, prev) != entry.hash or text != canonical(entry.json()):
-            raise CheckFailed(
+            raise LedgerBroken(
                 f"ledger entry {seq}: its content does not give its hash {entry.hash[:12]}; the entry was edited"
             )
         prev = entry.hash
     return at
+
+
+def check_copy(entries: Sequence[Entry], copy: Iterable[Mapping[str, object]]) -> None:
+    """LedgerBroken if the copy in Kafka holds a line that the file does not: the file was cut, replaced, or is another home's.
+
+    The file is written first, so that it may be ahead of its copy and never behind.
+    """
+    known = {e.seq: e.hash for e in entries}
+    head = max(known, default=0)
+    for line in copy:
+        seq, digest = int(str(line["seq"])), str(line["hash"])
+        if known.get(seq) == digest:
+            continue
+        said = f"the file ends at entry {head}" if seq > head else f"the file has {known[seq][:12]} there"
+        raise LedgerBroken(
+            f"ledger entry {seq} ({digest[:12]}) stands in models.ledger, and {said}: the file was cut or replaced, or "
+            "belongs to another home; restore ledger.db from a backup before anything is decided"
+        )
+
+
+def _parsed(seq: int, text: str) -> Entry:
+    try:
+        return from_json(text)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LedgerBroken(
+            f"ledger entry {seq}: expected an entry as JSON, got {error}; the entry was edited"
+        ) from error
 
 
 class Ledger:
@@ -161,9 +203,8 @@ class Ledger:
     def entries(self, model: str | None = None) -> list[Entry]:
         with self._open() as db:
             where = ("", ()) if model is None else ("where model = ?", (model,))
-            return [
-                from_json(body) for (body,) in db.execute(f"select body from entries {where[0]} order by seq", where[1])
-            ]
+            rows = db.execute(f"select seq, body from entries {where[0]} order by seq", where[1])
+            return [_parsed(seq, body) for seq, body in rows]
 
     def append(self, draft: Draft) -> Entry:
         """Write an entry that moves no champion."""

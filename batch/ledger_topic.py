@@ -7,11 +7,11 @@ entry by its `seq`: a repeat says nothing new.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from confluent_kafka import KafkaException
 
-from batch.ledger import Entry, canonical
+from batch.ledger import Entry, Ledger, canonical, check_copy
 from pipeline import topics
 from pipeline.errors import Unreachable
 from pipeline.kafka import producer, read_all
@@ -20,36 +20,38 @@ from pipeline.settings import Settings
 DEADLINE_S = 30.0
 
 
-def published(settings: Settings, deadline_s: float = DEADLINE_S) -> dict[str, str]:
-    """Hash -> model of every entry in the topic."""
-    return {str(body["hash"]): str(body["model"]) for body in read(settings, deadline_s)}
-
-
 def read(settings: Settings, deadline_s: float = DEADLINE_S) -> list[dict[str, object]]:
-    """Every entry of the topic once, by seq; another home's entries (same seq, other hash) stay as they are."""
+    """Every entry of the topic once, by seq; Unreachable if the broker does not answer."""
     found = {}
-    for message in read_all(settings, topics.LEDGER, deadline_s=deadline_s):
-        body = json.loads(message.value() or b"{}")
-        if "hash" in body:
-            found[body["hash"]] = body
+    try:
+        for message in read_all(settings, topics.LEDGER, deadline_s=deadline_s):
+            body = json.loads(message.value() or b"{}")
+            if "hash" in body:
+                found[body["hash"]] = body
+    except (KafkaException, KeyError) as error:
+        raise Unreachable(f"{topics.LEDGER}: {error}") from error
     return sorted(found.values(), key=lambda body: int(str(body["seq"])))
 
 
-def publish(settings: Settings, entries: Iterable[Entry], deadline_s: float = DEADLINE_S) -> list[Entry]:
-    """Send the entries that the topic lacks, in order; those sent. Unreachable if the broker did not take them."""
+def publish(settings: Settings, book: Ledger, deadline_s: float = DEADLINE_S) -> list[Entry]:
+    """Send the entries that the topic lacks, in order; those sent. What cannot be sent now is sent by the next call.
+
+    LedgerBroken if the topic has a line that the file lacks (`ledger.check_copy`); Unreachable if the broker does not answer.
+    """
+    copy = read(settings, deadline_s)  # before the file: what others write in between makes that longer, not shorter
+    entries = book.entries()
+    check_copy(entries, copy)
+    there = {line["hash"] for line in copy}
+    missing = sorted((e for e in entries if e.hash not in there), key=lambda e: e.seq)
     try:
-        there = published(settings, deadline_s)
-        missing = sorted((e for e in entries if e.hash not in there), key=lambda e: e.seq)
         if missing:
             _send(settings, missing, deadline_s)
-    except (KafkaException, KeyError) as error:
-        raise Unreachable(
-            f"{topics.LEDGER}: {error}; the ledger file holds the decision, it is published at the next start"
-        ) from error
+    except KafkaException as error:
+        raise Unreachable(f"{topics.LEDGER}: {error}; the ledger file holds the decision") from error
     return missing
 
 
-def _send(settings: Settings, missing: list[Entry], deadline_s: float) -> None:
+def _send(settings: Settings, missing: Sequence[Entry], deadline_s: float) -> None:
     failed: list[str] = []
     client = producer(settings, "ledger")
     for entry in missing:

@@ -1,30 +1,37 @@
-"""EDGE. `driftline models list|history|promote|rollback|request`: the ledger for people, and what they may ask of it.
+"""EDGE. `driftline models list|history|watch|trace|rebuild|promote|rollback|retrain`: the ledger for people, and what they may ask.
 
-A promotion by hand passes the same gate on the newest labelled rows; a rollback goes to a version that once passed it.
+What changes something is asked of the controller through `control.requests`, and its answer is awaited in the ledger, so
+that there is one who decides. `--direct` decides in this home instead, for when no controller runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from batch import dataset, ledger, promotion
-from batch.labels import LABEL
-from batch.ledger import Draft, Entry, Ledger
+from batch import ledger, ledger_topic, promotion
+from batch.ledger import Entry, Ledger
 from batch.promotion import now
 from batch.train import model_name
 from pipeline import contract_file, topics
 from pipeline.contract import Contract
-from pipeline.errors import CheckFailed, Unreachable
-from pipeline.kafka import producer
+from pipeline.errors import CheckFailed, Unreachable, UsageError
+from pipeline.kafka import producer, reach
 from pipeline.logs import log
 from pipeline.settings import Settings
-from pipeline.times import to_ms
+from pipeline.times import to_ms, to_text
 
-GATE_ROWS = 20_000  # newest labelled rows that a promotion by hand is judged on
+WAIT_S = {"promote": 60.0, "rollback": 60.0, "retrain": 300.0}  # a training takes 20 s, longer on busy cores
+UNAWAITED_S = 3600.0  # a request that nobody waits for is followed within the hour, or not at all
+POLL_S = 0.3
+COPY_S = 5.0
 
 
 class Models:
@@ -33,20 +40,36 @@ class Models:
     @staticmethod
     def configure(parser: argparse.ArgumentParser) -> None:
         verbs = parser.add_subparsers(dest="what", required=True)
-        for name, text in (
-            ("list", "trained versions and what became of them"),
-            ("history", "every ledger entry, oldest first; checks the chain"),
-        ):
-            verbs.add_parser(name, help=text).add_argument("--json", action="store_true", help="one JSON object a line")
+        listing = verbs.add_parser("list", help="trained versions and what became of them")
+        history = verbs.add_parser(
+            "history", help="every ledger entry, oldest first; checks the chain and its copy in Kafka"
+        )
+        history.add_argument("--at", metavar="TIME", help="who was champion then (RFC 3339), and why")
+        watch = verbs.add_parser(
+            "watch", help="the champion's live outcomes since its promotion, beside the one before"
+        )
         promote = verbs.add_parser("promote", help="make a version champion if it passes the gate")
         promote.add_argument("version")
+        promote.add_argument(
+            "--force", action="store_true", help="without the statistics; files, schema and budgets are still checked"
+        )
         back = verbs.add_parser("rollback", help="back to a former champion (default: the one before)")
         back.add_argument("version", nargs="?")
-        request = verbs.add_parser("request", help="leave a request for the controller in control.requests")
-        request.add_argument("action", choices=("retrain", "promote", "rollback"))
-        request.add_argument("--version")
-        for verb in (promote, back, request):
+        retrain = verbs.add_parser("retrain", help="train a challenger now; the gate decides about it")
+        for verb in (promote, back, retrain):
             verb.add_argument("--reason", required=True, help="for the ledger")
+            verb.add_argument(
+                "--wait", type=float, metavar="SECONDS", help="for the answer (60; retrain 300); 0 = do not"
+            )
+        for verb in (promote, back):
+            verb.add_argument("--direct", action="store_true", help="decide in this home, without the controller")
+        rebuild = verbs.add_parser("rebuild", help="read a version's training rows again, train again, compare digests")
+        rebuild.add_argument("version")
+        rebuild.add_argument("--out", type=Path, metavar="DIR", help="keep the bundle that comes out")
+        trace = verbs.add_parser("trace", help="a prediction back to its model, decision, data, offsets, dead letters")
+        trace.add_argument("prediction", help="its id, the key of its row, or the raw coordinate: sales.events[2]@1841")
+        for verb in (listing, history, watch, promote, back, retrain, rebuild, trace):
+            verb.add_argument("--json", action="store_true", help="JSON, one object a line")
 
     @staticmethod
     def run(args: argparse.Namespace, settings: Settings) -> int:
@@ -54,80 +77,152 @@ class Models:
         model = model_name(contract)
         if args.what in ("list", "history"):
             _show(args, settings, model)
-            return 0
-        if args.what == "request":
-            _request(settings, model, args)
-            return 0
-        if args.what == "rollback":
-            entry = promotion.rollback(
-                settings, model, args.version, actor=settings.actor, reason=args.reason, at=now()
-            )
+        elif args.what == "watch":
+            _watch(args, settings, contract, model)
+        elif args.what == "rebuild":
+            _rebuild(args, settings, contract, model)
+        elif args.what == "trace":
+            from batch.trace import trace
+
+            found = trace(settings, contract, model, args.prediction)
+            print(json.dumps(found.json()) if args.json else found.text())
         else:
-            entry = promote_by_hand(settings, contract, model, args.version, actor=settings.actor, reason=args.reason)
-        _settle(settings, contract, model)
-        print(
-            f"{model}: champion is version {entry.draft.version} (was {entry.draft.former}); ledger entry {entry.seq}"
-        )
+            direct = getattr(args, "direct", False)
+            entry = _directly(args, settings, contract, model) if direct else _ask(args, settings, model)
+            _tell(args, model, entry)
         return 0
 
 
-def promote_by_hand(
-    settings: Settings,
-    contract: Contract,
-    model: str,
-    version: str | None,
-    *,
-    actor: str,
-    reason: str,
-    request: str | None = None,
-) -> Entry:
-    """Through the gate on the newest labelled rows, or CheckFailed with what the gate says. Its reference stays as it is."""
-    from batch import compare
-    from batch import model as bundles
-
-    entries = Ledger(ledger.path_of(settings)).entries(model)
-    champion, artifact = ledger.champion(entries), ledger.artifact_of(entries, str(version))
-    if artifact is None:
-        raise CheckFailed(f"{model}: the ledger knows no trained version {version}; `driftline models list` shows them")
-    if champion and champion.draft.version == version:
-        raise CheckFailed(f"{model}: version {version} is the champion already")
-    rows = dataset.labelled(settings, contract).rows.tail(GATE_ROWS)
-    scores = bundles.load(*compare.bundle_path(settings.home, artifact)).score(rows)
-    if champion is None:
-        label = rows[LABEL].to_numpy().astype("int8")
-        judged = compare.first(label, scores, float(label.mean()))
+def _directly(args: argparse.Namespace, settings: Settings, contract: Contract, model: str) -> dict[str, object]:
+    if args.what == "rollback":
+        entry = promotion.rollback(
+            settings, contract, model, args.version, actor=settings.actor, reason=args.reason, at=now()
+        )
     else:
-        serving = bundles.load(*compare.bundle_path(settings.home, champion.draft.artifact))
-        judged = compare.against(contract, serving, str(champion.draft.version), rows, scores)
-    if not judged.decision.promote:
-        raise CheckFailed(f"{model} version {version} does not pass the gate: {'; '.join(judged.decision.reasons)}")
-    found = judged.json()
-    draft = Draft(
-        at=now(),
-        model=model,
-        action="promote",
-        version=version,
-        actor=actor,
-        reason=f"{reason}; {'; '.join(judged.decision.reasons)}",
-        policy=judged.decision.policy,
-        metrics={"overall": found["overall"], **({"request": request} if request else {})},
-        artifact=artifact,
+        from batch.hand import promote  # imports scikit-learn
+
+        entry = promote(
+            settings, contract, model, args.version, actor=settings.actor, reason=args.reason, force=args.force
+        )
+    try:
+        promotion.settle(settings, contract, model)
+    except Unreachable as error:  # the ledger holds the decision; the controller brings the rest after it
+        log("not_settled", "warning", error=error)
+    return entry.json()
+
+
+def _ask(args: argparse.Namespace, settings: Settings, model: str) -> dict[str, object] | None:
+    """Leave a request; the ledger entry that answers it, or None if nobody is to wait for one."""
+    wait = WAIT_S[args.what] if args.wait is None else args.wait
+    request = _leave(args, settings, model, wait or UNAWAITED_S)
+    until = time.monotonic() + wait
+    while time.monotonic() < until:
+        for line in ledger_topic.read(settings):
+            metrics = line.get("metrics")
+            if isinstance(metrics, dict) and metrics.get("request") == request:
+                return line
+        time.sleep(POLL_S)
+    if wait == 0:
+        return None
+    raise Unreachable(
+        f"no answer to {request} within {wait:.0f} s; is `driftline control` running? The request expires by itself; "
+        "`--direct` decides about a promotion or a rollback without the controller"
     )
-    if champion is None:
-        span = dataset.labelled(settings, contract).identity
-        draft = promotion.with_reference(settings, contract, draft, to_ms(span.start), to_ms(span.end) + 1)
-    return promotion.crown(settings, draft, champion.draft.version if champion else None)
+
+
+def _leave(args: argparse.Namespace, settings: Settings, model: str, lives_s: float) -> str:
+    """The request's name: its coordinate in control.requests."""
+    body = {
+        "action": args.what,
+        "model": model,
+        "version": getattr(args, "version", None),
+        "force": getattr(args, "force", False),
+        "actor": settings.actor,
+        "reason": args.reason,
+        "at": now(),
+        "expires": to_text(int((datetime.now(UTC).timestamp() + lives_s) * 1000)),
+    }
+    placed: list[str] = []
+    client = producer(settings, "models")
+    client.produce(
+        topics.REQUESTS,
+        key=model.encode(),
+        value=json.dumps(body).encode(),
+        on_delivery=lambda error, m: None if error else placed.append(f"{m.topic()}[{m.partition()}]@{m.offset()}"),
+    )
+    if client.flush(15) or not placed:
+        raise Unreachable(f"{topics.REQUESTS}: the broker at {settings.bootstrap} did not take the request within 15 s")
+    return placed[0]
+
+
+def _tell(args: argparse.Namespace, model: str, entry: dict[str, object] | None) -> None:
+    if entry is None:
+        print(json.dumps({"asked": args.what}) if args.json else f"{model}: {args.what} asked of the controller")
+        return
+    if args.json:
+        print(json.dumps(entry))
+    if entry["action"] == "refuse":
+        raise CheckFailed(f"{model}: refused: {entry['reason']} (ledger entry {entry['seq']})")
+    if not args.json:
+        print(
+            f"{model}: champion is version {entry['version']} (was {entry['former']}); {entry['reason']}; ledger entry {entry['seq']}"
+        )
+
+
+def _watch(args: argparse.Namespace, settings: Settings, contract: Contract, model: str) -> None:
+    from batch import watch
+    from batch.watched import look  # imports scikit-learn
+
+    found = look(settings, contract, model).json()
+    print(
+        json.dumps(found)
+        if args.json
+        else f"{model} version {found['champion']}: {watch.told(found)}; verdict: {found['verdict']}"
+    )
+
+
+def _rebuild(args: argparse.Namespace, settings: Settings, contract: Contract, model: str) -> None:
+    from batch.rebuild import rebuild
+
+    found = rebuild(settings, contract, model, args.version, args.out)
+    print(json.dumps(found.json()) if args.json else found.text())
+    if found.fault:
+        raise CheckFailed(f"{model} version {args.version}: {found.fault}")
 
 
 def _show(args: argparse.Namespace, settings: Settings, model: str) -> None:
     book = Ledger(ledger.path_of(settings))
     book.verify()
     entries = book.entries(model)
-    if args.what == "history":
-        lines = [e.json() for e in entries]
-        columns = ("seq", "at", "action", "version", "former", "actor", "episode", "reason")
-    else:
-        lines, columns = _versions(entries), ("version", "state", "trained", "log_loss", "auc", "rows", "sha256")
+    if args.what == "list":
+        _print(args, _versions(entries), ("version", "state", "trained", "log_loss", "auc", "rows", "sha256"))
+        return
+    _compare_copy(settings, book)
+    if args.at:
+        try:
+            then = ledger.champion_at(entries, to_text(to_ms(args.at)))
+        except ValueError as error:
+            raise UsageError(f"--at {args.at}: {error}") from error
+        if then is None:
+            raise CheckFailed(f"{model}: no champion at {args.at}")
+        entries = [then]
+    _print(
+        args, [e.json() for e in entries], ("seq", "at", "action", "version", "former", "actor", "episode", "reason")
+    )
+
+
+def _compare_copy(settings: Settings, book: Ledger) -> None:
+    """LedgerBroken if Kafka holds what the file lacks; a broker that is away is said, and the chain alone counts."""
+    try:
+        reach(settings, deadline_s=COPY_S)
+        copy = ledger_topic.read(settings)
+    except Unreachable as error:
+        print(f"not compared with {topics.LEDGER}: {error}", file=sys.stderr)
+        return
+    ledger.check_copy(book.entries(), copy)
+
+
+def _print(args: argparse.Namespace, lines: list[dict[str, object]], columns: tuple[str, ...]) -> None:
     if args.json:
         for line in lines:
             print(json.dumps(line))
@@ -141,51 +236,27 @@ def _show(args: argparse.Namespace, settings: Settings, model: str) -> None:
 
 
 def _versions(entries: list[Entry]) -> list[dict[str, object]]:
-    now_ = ledger.champion(entries)
+    now_, back = ledger.champion(entries), ledger.rolled_back(entries)
     crowned = {e.draft.version for e in entries if e.draft.action in ledger.CROWNS}
-    found = []
-    for e in entries:
-        if e.draft.action == "train":
-            d = e.draft
-            state = (
-                "champion"
-                if now_ and d.version == now_.draft.version
-                else "former champion"
-                if d.version in crowned
-                else "challenger"
-            )
-            loss, auc = d.metrics.get("log_loss"), d.metrics.get("auc")
-            found.append(
-                {
-                    "version": d.version,
-                    "state": state,
-                    "trained": d.at,
-                    "log_loss": round(float(str(loss)), 4) if loss is not None else None,
-                    "auc": round(float(str(auc)), 4) if auc is not None else None,
-                    "rows": d.data.get("rows"),
-                    "sha256": str((d.artifact or {}).get("sha256", ""))[:12],
-                }
-            )
-    return found
 
+    def state(version: str | None) -> str:
+        if now_ and version == now_.draft.version:
+            return "champion"
+        return "rolled back" if version in back else "former champion" if version in crowned else "challenger"
 
-def _request(settings: Settings, model: str, args: argparse.Namespace) -> None:
-    body = {
-        "action": args.action,
-        "model": model,
-        "version": args.version,
-        "actor": settings.actor,
-        "reason": args.reason,
-        "at": now(),
-    }
-    client = producer(settings, "models")
-    client.produce(topics.REQUESTS, key=model.encode(), value=json.dumps(body).encode())
-    if client.flush(15):
-        raise Unreachable(f"{topics.REQUESTS}: the broker at {settings.bootstrap} did not take the request within 15 s")
+    def rounded(value: object) -> float | None:
+        return None if value is None else round(float(str(value)), 4)
 
-
-def _settle(settings: Settings, contract: Contract, model: str) -> None:
-    try:
-        promotion.settle(settings, contract, model)
-    except Unreachable as error:  # the ledger holds the decision; the controller brings the rest after it
-        log("not_settled", "warning", error=error)
+    return [
+        {
+            "version": e.draft.version,
+            "state": state(e.draft.version),
+            "trained": e.draft.at,
+            "log_loss": rounded(e.draft.metrics.get("log_loss")),
+            "auc": rounded(e.draft.metrics.get("auc")),
+            "rows": e.draft.data.get("rows"),
+            "sha256": str((e.draft.artifact or {}).get("sha256", ""))[:12],
+        }
+        for e in entries
+        if e.draft.action == "train"
+    ]

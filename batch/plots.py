@@ -16,6 +16,8 @@ from sklearn.metrics import roc_curve
 
 from batch.gate import BINS
 
+WIDTH = 1.96  # standard errors
+
 
 def draw(out: Path, label: np.ndarray, p: np.ndarray, names: Sequence[str], importance: np.ndarray) -> list[Path]:
     """Three files in `out`, named after what they show."""
@@ -37,10 +39,11 @@ def roc(label: np.ndarray, p: np.ndarray) -> Figure:
 def calibration(label: np.ndarray, p: np.ndarray) -> Figure:
     parts = np.array_split(np.argsort(p, kind="stable"), BINS)
     promised, seen = ([float(np.mean(v[i])) for i in parts] for v in (p, label))
-    figure, axes = _figure("Calibration, ten bins of equal count", "promised probability", "observed share")
-    top = max([*promised, *seen]) * 1.05
+    error = [WIDTH * (share * (1 - share) / len(i)) ** 0.5 for share, i in zip(seen, parts, strict=True)]
+    figure, axes = _figure("Calibration, ten bins of equal count", "promised probability", "observed share, 95 %")
+    top = max(max(promised), *(s + e for s, e in zip(seen, error, strict=True))) * 1.05
     axes.plot([0, top], [0, top], color="0.7", linewidth=1)
-    axes.plot(promised, seen, marker="o", linewidth=1.2)
+    axes.errorbar(promised, seen, error, marker="o", linewidth=1.2, elinewidth=0.8)
     return figure
 
 

@@ -7,14 +7,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from confluent_kafka import KafkaException, Message
 
-from batch import dataset, ledger, ledger_topic, registry
-from batch.ledger import Draft, Entry, Ledger
+from batch import dataset, ledger, ledger_topic, policy, registry
+from batch.ledger import ChampionMoved, Draft, Entry, Ledger
 from pipeline import times, topics
 from pipeline.contract import Contract
 from pipeline.errors import CheckFailed, Unreachable, UsageError
@@ -33,14 +33,28 @@ def crown(settings: Settings, draft: Draft, expected: str | None) -> Entry:
 
 
 def rollback(
-    settings: Settings, model: str, version: str | None, *, actor: str, reason: str, at: str, request: str | None = None
+    settings: Settings,
+    contract: Contract,
+    model: str,
+    version: str | None,
+    *,
+    actor: str,
+    reason: str,
+    at: str,
+    metrics: Mapping[str, object] | None = None,
+    of: str | None = None,
 ) -> Entry:
-    """Back to a version that has been champion (by default the one before); it passed the gate once, so no gate now."""
-    book = Ledger(ledger.path_of(settings))
-    entries = book.entries(model)
+    """Back to a version that has been champion (by default the one before), with its reference.
+
+    It passed the gate once, so no gate now. `of`: the champion that is to go, if the caller means a certain one;
+    ChampionMoved if another serves by now.
+    """
+    entries = Ledger(ledger.path_of(settings)).entries(model)
     now = ledger.champion(entries)
     if now is None:
         raise CheckFailed(f"{model}: no champion, so there is nothing to roll back")
+    if of is not None and now.draft.version != of:
+        raise ChampionMoved(f"{model}: expected champion {of} to roll back from, it is {now.draft.version}")
     target = version or now.draft.former
     was = [e for e in entries if e.draft.action in ledger.CROWNS and e.draft.version == target]
     if target is None or not was or target == now.draft.version:
@@ -55,22 +69,42 @@ def rollback(
         version=target,
         actor=actor,
         reason=reason,
+        policy=policy.version(),
         artifact=was[-1].draft.artifact,
-        metrics={"request": request} if request else {},
+        metrics=metrics or {},
     )
-    return crown(settings, draft, now.draft.version)
+    return crown(settings, _with_former_reference(settings, contract, draft, entries), now.draft.version)
+
+
+def _with_former_reference(settings: Settings, contract: Contract, draft: Draft, entries: Sequence[Entry]) -> Draft:
+    """The rows that the version was last judged by, in force again from the next window."""
+    reign, spec = None, None
+    for e in entries:
+        reign = e.draft.version if e.draft.action in ledger.CROWNS else reign
+        spec = e.draft.reference if e.draft.reference and reign == draft.version else spec
+    if spec is None or contract.drift.reference.kind != "training":
+        return draft
+    try:
+        return with_reference(settings, contract, draft, times.to_ms(str(spec["from"])), times.to_ms(str(spec["to"])))
+    except Unreachable as error:  # getting rid of a bad model does not wait for a reference
+        log("reference_left", "warning", version=draft.version, error=error)
+        return draft
 
 
 def publish(settings: Settings) -> None:
     """Send to the topic what it lacks; Unreachable leaves it to the next call."""
-    ledger_topic.publish(settings, Ledger(ledger.path_of(settings)).entries())
+    ledger_topic.publish(settings, Ledger(ledger.path_of(settings)))
 
 
 def settle(settings: Settings, contract: Contract, model: str) -> list[str]:
-    """Bring topic, references and alias to where the ledger is; what was done. What cannot be reached raises Unreachable."""
+    """Bring topic, references and alias to where the ledger is; what was done.
+
+    Unreachable for what is away; CheckFailed if the file is not what the topic says it was: then nothing is brought anywhere.
+    """
     done = []
     book = Ledger(ledger.path_of(settings))
-    sent = ledger_topic.publish(settings, book.entries())
+    book.verify()
+    sent = ledger_topic.publish(settings, book)
     done += [f"entry {e.seq} published" for e in sent]
     entries = book.entries(model)
     last = max((e for e in entries if e.draft.reference), key=lambda e: e.draft.reference_version or 0, default=None)
@@ -114,7 +148,7 @@ def publish_reference(settings: Settings, contract: Contract, entry: Entry) -> N
         raise UsageError(f"ledger entry {entry.seq} carries no reference")
     start, end, effective = (times.to_ms(str(spec[k])) for k in ("from", "to", "effective_from"))
     rows = dataset.events_between(settings, contract, start, end)
-    reference.publish(settings, contract, rows, version=version, effective_from=effective)
+    reference.publish(settings, contract, rows, version=version, effective_from=effective, decision=entry)
 
 
 def newest_event_time(settings: Settings, contract: Contract) -> int | None:

@@ -108,6 +108,11 @@ def attach(settings: Settings, model: str, registered: Registered, bundle: Path,
     _through(settings, put)
 
 
+def keep(settings: Settings, run: str, file: Path) -> None:
+    """A file with a run that has ended: its model card."""
+    _through(settings, lambda: _client(settings).log_artifact(run, str(file), "card"))
+
+
 def point(settings: Settings, model: str, version: str) -> None:
     """Repeat the ledger's champion as the alias. A cache: nothing of ours reads it."""
     _through(settings, lambda: _rest(settings, "POST", {"name": model, "alias": ALIAS, "version": version}))

@@ -11,7 +11,8 @@ import json
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from batch.compare import Judged
 from batch.dataset import DataIdentity
 from batch.labels import LABEL
 from batch.ledger import Draft, Ledger
+from batch.made_with import made_with
 from pipeline import contract_file
 from pipeline.contract import Contract
 from pipeline.errors import Unreachable, UsageError
@@ -62,6 +64,7 @@ class Trained:
     run_id: str
     judged: Judged
     seconds: float
+    recipe: Mapping[str, object] = field(default_factory=dict)  # with the data, all that makes the bundle again
 
     def json(self) -> dict[str, object]:
         return {
@@ -75,6 +78,18 @@ class Trained:
             "gate": self.judged.json(),
             "seconds": round(self.seconds, 2),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What rows, an onset and a seed give."""
+
+    features: FeatureSet
+    matrix: np.ndarray
+    label: np.ndarray
+    parts: Split
+    fitted: Fitted
+    tested_from: str  # event time; rows before it were taught
 
 
 class Train:
@@ -132,15 +147,12 @@ def train(settings: Settings, contract: Contract, order: Order, name: str | None
 def _train(
     settings: Settings, contract: Contract, order: Order, model: str, data: dataset.Labelled, began: float
 ) -> Trained:
-    from batch import fitting, plots
+    from batch import card_file, fitting, plots
     from batch import model as bundles
-    from stream_processors.live import model_features
 
-    features = model_features.with_categories(model_features.features_for(contract), data.rows)
-    matrix, label = features.matrix(data.rows), data.rows[LABEL].to_numpy()
-    times = data.rows[contract.time.field].dt.epoch("ms").to_numpy()
-    parts = fitting.split(times, order.since)
-    fitted = fitting.fit(matrix, label, parts, order.seed)
+    built = build(contract, data.rows, order.since, order.seed)
+    features, matrix, label, parts, fitted = built.features, built.matrix, built.label, built.parts, built.fitted
+    code = made_with()
     log(
         "fitted",
         model=model,
@@ -149,7 +161,6 @@ def _train(
         **_rounded(fitted.metrics),
     )
 
-    judged = _judge(settings, contract, order, model, data.rows, parts, fitted)
     with tempfile.TemporaryDirectory(prefix="driftline-train-") as scratch:
         weights = fitting.importance(fitted, matrix[parts.test], label[parts.test], order.seed)
         files = plots.draw(Path(scratch), label[parts.test].astype(np.int8), fitted.scores, features.names, weights)
@@ -158,7 +169,7 @@ def _train(
             name=f"{order.reason[:60]}",
             params={**fitting.PARAMS, "seed": order.seed, "rows_train": len(parts.train), "rows_test": len(parts.test)},
             metrics={**fitted.metrics, **{f"baseline_{k}": v for k, v in fitted.baseline.items()}},
-            tags=_tags(data.identity, features, order),
+            tags={**_tags(data.identity, features, order), "driftline.code": json.dumps(code)},
             files=files,
             classifier=fitted.classifier,
             example=matrix[parts.test][:5],
@@ -167,22 +178,14 @@ def _train(
         )
         registered = registry.register(settings, model, run)
         target = bundles.directory(settings, model, registered.version)
-        meta = {
-            "model": model,
-            "version": registered.version,
-            "label": contract.label.name if contract.label else "",
-            "contract": contract.name,
-            "metrics": fitted.metrics,
-            "baseline": fitted.baseline,
-            "data": data.identity.json(),
-            "params": fitting.PARAMS,
-            "seed": order.seed,
-            "run_id": registered.run_id,
-        }
-        sha256 = bundles.save(target, fitted.classifier, features, meta, _golden(data.rows, parts.test))
+        since = None if order.since is None else to_text(order.since)
+        recipe = {"seed": order.seed, "since": since, "run_id": registered.run_id, "code": code}
+        sha256 = save(target, contract, model, registered.version, built, data.rows, data.identity.json(), recipe)
         shutil.copytree(scratch, target.parent / f"{registered.version}-plots", dirs_exist_ok=True)
     registry.attach(settings, model, registered, target, sha256)
+    judged = _judge(settings, contract, order, model, data.rows, parts, fitted.base_rate, target, sha256)
     artifact: dict[str, object] = {"uri": str(target.relative_to(settings.home)), "sha256": sha256}
+    card_file.write(settings, contract, built, data, judged, registered, artifact, recipe)
     trained = Trained(
         model,
         registered.version,
@@ -193,32 +196,84 @@ def _train(
         registered.run_id,
         judged,
         time.monotonic() - began,
+        recipe,
     )
     _enter(settings, order, trained)
     return trained
 
 
-def _judge(
-    settings: Settings, contract: Contract, order: Order, model: str, rows: pl.DataFrame, parts: Split, fitted: Fitted
-) -> Judged:
+def build(contract: Contract, rows: pl.DataFrame, since: int | None, seed: int) -> Built:
+    """The same rows, onset and seed give the same model, in any process that runs the same code."""
+    from batch import fitting
+    from stream_processors.live import model_features
+
+    features = model_features.with_categories(model_features.features_for(contract), rows)
+    matrix, label = features.matrix(rows), rows[LABEL].to_numpy()
+    times = rows[contract.time.field].dt.epoch("ms").to_numpy()
+    parts = fitting.split(times, since)
+    fitted = fitting.fit(matrix, label, parts, seed)
+    return Built(features, matrix, label, parts, fitted, to_text(int(times[parts.test[0]])))
+
+
+def save(
+    target: Path,
+    contract: Contract,
+    model: str,
+    version: str,
+    built: Built,
+    rows: pl.DataFrame,
+    data: Mapping[str, object],
+    recipe: Mapping[str, object],
+) -> str:
+    """Write the bundle; its digest, which the arguments determine."""
+    from batch import fitting
     from batch import model as bundles
 
-    entries = Ledger(ledger.path_of(settings)).entries(model)
-    now = ledger.champion(entries)
-    test = rows[parts.test]
+    fitted = built.fitted
+    meta = {
+        "model": model,
+        "version": version,
+        "label": contract.label.name if contract.label else "",
+        "contract": contract.name,
+        "metrics": fitted.metrics,
+        "baseline": fitted.baseline,
+        "data": data,
+        "params": fitting.PARAMS,
+        "tested_from": built.tested_from,
+        **recipe,
+    }
+    return bundles.save(target, fitted.classifier, built.features, meta, _golden(rows, built.parts.test))
+
+
+def _judge(
+    settings: Settings,
+    contract: Contract,
+    order: Order,
+    model: str,
+    rows: pl.DataFrame,
+    parts: Split,
+    base_rate: float,
+    bundle: Path,
+    sha256: str,
+) -> Judged:
+    """The gate asks the bundle as it lies on the disk, not the model in memory."""
+    from batch import model as bundles
+
+    now, test = ledger.champion(Ledger(ledger.path_of(settings)).entries(model)), rows[parts.test]
+    candidate = compare.Candidate(bundles.load(bundle, sha256), bundle)
     if now is None:
-        return compare.first(test[LABEL].to_numpy().astype(np.int8), fitted.scores, fitted.base_rate)
+        return compare.first(contract, candidate, test, base_rate)
     champion = bundles.load(*compare.bundle_path(settings.home, now.draft.artifact))
     clock = pl.col(contract.time.field).dt.epoch("ms")
-    recent = None if order.since is None else rows.filter(clock >= order.since)
     return compare.against(
         contract,
         champion,
         str(now.draft.version),
+        candidate,
         test,
-        fitted.scores,
-        recent=recent,
+        recent=None if order.since is None else rows.filter(clock >= order.since),
         in_episode=order.episode is not None,
+        asked=compare.asked_of(settings, contract, str(now.draft.version)),
     )
 
 
@@ -234,13 +289,13 @@ def _enter(settings: Settings, order: Order, trained: Trained) -> None:
             reason=order.reason,
             policy=trained.judged.decision.policy,
             metrics={**trained.metrics, "baseline_log_loss": trained.baseline["log_loss"]},
-            data=trained.data.json(),
+            data={**trained.data.json(), "recipe": trained.recipe},
             artifact=trained.artifact,
             episode=order.episode,
         )
     )
     try:
-        ledger_topic.publish(settings, book.entries(), deadline_s=10)
+        ledger_topic.publish(settings, book, deadline_s=10)
     except (
         Unreachable
     ) as error:  # the file holds the entry; the controller publishes what the topic lacks when it starts
@@ -253,7 +308,10 @@ def _golden(rows: pl.DataFrame, test: np.ndarray) -> pl.DataFrame:
 
 
 def _tags(identity: DataIdentity, features: FeatureSet, order: Order) -> dict[str, str]:
-    named = {f"data.{k}": v if isinstance(v, str) else json.dumps(v) for k, v in identity.json().items()}
+    kept = {
+        k: v for k, v in identity.json().items() if k != "read"
+    }  # a tag has a limit; the ledger and the bundle hold it
+    named = {f"data.{k}": v if isinstance(v, str) else json.dumps(v) for k, v in kept.items()}
     own = {"features": f"{features.name}@{features.version}", "episode": order.episode or "", "reason": order.reason}
     return {f"driftline.{k}": v for k, v in {**named, **own}.items()}
 

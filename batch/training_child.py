@@ -1,4 +1,4 @@
-"""EDGE. A training in a process of its own: started, watched, and its one line of JSON read."""
+"""EDGE. A training, or a look at the champion, in a process of its own: started, watched, its one line of JSON read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LONGEST_S = 600.0  # then it hangs: a training of 100,000 rows takes 20 s, impor
 
 
 class ChildFailed(DriftlineError):
-    """The training ended with an exit code; the message is its last line on stderr."""
+    """The child ended with an exit code; the message is its last line on stderr."""
 
     def __init__(self, code: int, message: str):
         super().__init__(message)
@@ -38,20 +38,18 @@ def run(
     stopped: threading.Event,
 ) -> dict[str, object]:
     """Train and return the report; ChildFailed if it did not end with 0, was stopped, or took too long."""
-    command = [
-        sys.executable,
-        "-m",
-        "pipeline.cli",
-        "--contract",
-        settings.contract,
-        "train",
-        "--json",
-        "--reason",
-        reason,
-    ]
+    verb = ["train", "--json", "--reason", reason]
     for option, value in (("--from", start), ("--since", since)):
-        command += [option, to_text(value)] if value is not None else []
-    command += ["--episode", episode] if episode else []
+        verb += [option, to_text(value)] if value is not None else []
+    verb += ["--episode", episode] if episode else []
+    return ask(settings, verb, beat=beat, stopped=stopped)
+
+
+def ask(
+    settings: Settings, verb: list[str], *, beat: Callable[[], None], stopped: threading.Event
+) -> dict[str, object]:
+    """The JSON object that a `driftline` verb prints as its last line; ChildFailed as for `run`."""
+    command = [sys.executable, "-m", "pipeline.cli", "--contract", settings.contract, *verb]
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         child = subprocess.Popen(command, stdout=out, stderr=err, env=environment(settings))
         until = time.monotonic() + LONGEST_S

@@ -183,6 +183,12 @@ OVERVIEW = Dashboard(
                     "reqps",
                 ),
                 Panel(
+                    "Age of the history features",
+                    "How old the newest knowledge of customers and products is: as published, and in the serving workers.",
+                    (("max by (process) (driftline_feature_staleness_seconds)", "{{process}}"),),
+                    "s",
+                ),
+                Panel(
                     "Request latency",
                     "Median and 99th percentile of /predict.",
                     (
@@ -199,6 +205,18 @@ OVERVIEW = Dashboard(
                     "Requests a second that were not answered with a prediction, by status.",
                     (("sum by (status) (rate(driftline_prediction_errors_total[$__rate_interval]))", "{{status}}"),),
                     "reqps",
+                ),
+                Panel(
+                    "Evidence against the new champion",
+                    "Log evidence that it does worse on live outcomes than the one before; 4.6 rolls it back.",
+                    (("max by (model) (driftline_watch_log_e)", "{{model}}"),),
+                    "none",
+                ),
+                Panel(
+                    "Answers watched",
+                    "Labelled answers of the new champion at the last look.",
+                    (("max by (model) (driftline_watch_rows)", "{{model}}"),),
+                    "none",
                 ),
             ),
         ),

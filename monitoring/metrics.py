@@ -7,6 +7,7 @@ versions), never from data. `PrometheusMeter` is the sink that processes pass to
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -82,6 +83,19 @@ CATALOGUE: tuple[Metric, ...] = (
         "Records before their partition's first valid row: no event time places them, so the share of rejects leaves them out.",
         ("dataset",),
     ),
+    Metric(
+        "driftline_scores_other_model_total",
+        "counter",
+        "Scores of another model version than the judging reference's: not counted.",
+        ("dataset",),
+    ),
+    Metric(
+        "driftline_score_blocks_repeated_total",
+        "counter",
+        "Blocks of scores that stood there already: the first one counts.",
+        ("dataset",),
+    ),
+    Metric("driftline_scores_watermark_seconds", "gauge", "Watermark of the scores, Unix seconds.", ("dataset",)),
     Metric("driftline_windows_closed_total", "counter", "Windows closed, by kind of close.", ("dataset", "close")),
     Metric(
         "driftline_drift_statistic",
@@ -192,6 +206,17 @@ CATALOGUE: tuple[Metric, ...] = (
     ),
     # model
     Metric("driftline_champion_version", "gauge", "Model version that the ledger names champion.", ("model",)),
+    Metric(
+        "driftline_ledger_intact", "gauge", "1 while the ledger's chain holds and its copy in Kafka agrees.", ("model",)
+    ),
+    Metric("driftline_rollback_timestamp_seconds", "gauge", "When a champion was last rolled back.", ("model",)),
+    Metric("driftline_watch_rows", "gauge", "Labelled answers of the watched champion at the last look.", ("model",)),
+    Metric(
+        "driftline_watch_log_e",
+        "gauge",
+        "Natural log of the evidence that the watched champion is worse; 4.6 rolls it back.",
+        ("model",),
+    ),
     Metric("driftline_decisions_total", "counter", "Ledger entries by action.", ("model", "action")),
     Metric(
         "driftline_training_seconds",
@@ -230,6 +255,43 @@ CATALOGUE: tuple[Metric, ...] = (
         "Model version loaded by the workers (minimum over workers).",
         ("model",),
     ),
+    Metric(
+        "driftline_serving_model_refused",
+        "gauge",
+        "1 while a worker refuses the model that the ledger names and answers with the last good one, else 0.",
+        ("model",),
+    ),
+    Metric(
+        "driftline_models_refused_total",
+        "counter",
+        "Models that a worker refused to load, by the check that they failed.",
+        ("model", "reason"),
+    ),
+    Metric(
+        "driftline_model_load_seconds",
+        "histogram",
+        "From reading a promotion to answering by it: digest, types and golden rows checked.",
+        ("model",),
+    ),
+    Metric(
+        "driftline_feature_staleness_seconds",
+        "gauge",
+        "Age of the newest knowledge in the history features: published, and in a serving worker's store.",
+        ("process", "dataset"),
+    ),
+    Metric("driftline_feature_entities", "gauge", "Entities with a past that is kept.", ("process", "dataset")),
+    Metric(
+        "driftline_feature_bytes",
+        "gauge",
+        "Size of the fold's state on disk, and of a serving worker's store.",
+        ("process", "dataset"),
+    ),
+    Metric(
+        "driftline_feature_forgotten_total",
+        "counter",
+        "Entities, waiting events and remembered outcomes given up for the bound on memory.",
+        ("dataset", "what"),
+    ),
     Metric("driftline_scored_rows_total", "counter", "Rows of the stream scored.", ("dataset",)),
     Metric("driftline_unscored_rows_total", "counter", "Rows before the first champion.", ("dataset",)),
 )
@@ -242,6 +304,7 @@ class PrometheusMeter:
         self.registry = registry or CollectorRegistry()
         self._declared = {m.name: m for m in catalogue}
         self._live: dict[str, Counter | Gauge | Histogram] = {}
+        self._creating = threading.Lock()  # two threads that meet a name for the first time make it once
 
     def inc(self, name: str, amount: float = 1.0, /, **labels: str) -> None:
         self._child(name, labels).inc(_finite(name, amount))
@@ -257,7 +320,9 @@ class PrometheusMeter:
 
     def _child(self, name: str, labels: dict[str, str]) -> Counter | Gauge | Histogram:
         if name not in self._live:
-            self._live[name] = _create(self._declared[name], self.registry)
+            with self._creating:
+                if name not in self._live:
+                    self._live[name] = _create(self._declared[name], self.registry)
         return self._live[name].labels(**{k: _label(v) for k, v in labels.items()}) if labels else self._live[name]
 
 

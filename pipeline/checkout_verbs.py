@@ -1,4 +1,4 @@
-"""EDGE. Verbs that run a script of the checkout (tests/) as a child process: demo, bench."""
+"""EDGE. Verbs that run a script of the checkout (tests/) as a child process: demo, bench, faults."""
 
 from __future__ import annotations
 
@@ -49,3 +49,31 @@ class Bench:
     def run(args: argparse.Namespace, settings: Settings) -> int:
         script = _script(f"tests/bench/{args.name.replace('-', '_')}.py")
         return subprocess.call([sys.executable, str(script), *args.rest])
+
+
+class Faults:
+    summary = (
+        "Kill every process again and again under live load; prove that nothing was lost, doubled or judged otherwise."
+    )
+
+    @staticmethod
+    def configure(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--kills", type=int, metavar="N", help="kill so often (default 100, with --planted alone 0)"
+        )
+        parser.add_argument("--seed", type=int, metavar="S", help="the same seed draws the same schedule (default 1)")
+        parser.add_argument("--planted", action="store_true", help="plant known bugs; the checkers must catch each")
+        parser.add_argument("--out", type=Path, metavar="DIR", help="where plot, series and logs go")
+        parser.add_argument("--keep", action="store_true", help="keep the broker's folder and the lake there, too")
+        parser.add_argument("--json", action="store_true", help="(the report is always JSON)")
+
+    @staticmethod
+    def run(args: argparse.Namespace, settings: Settings) -> int:
+        given = {f"--{name}": getattr(args, name) for name in ("kills", "seed", "planted", "out", "keep", "json")}
+        words = [
+            word
+            for name, value in given.items()
+            if value not in (None, False)
+            for word in ((name,) if value is True else (name, str(value)))
+        ]
+        return subprocess.call([sys.executable, str(_script("tests/faults/faults.py")), *words])

@@ -33,8 +33,8 @@ GROUPS = {
     "events": ["produce", "validate", "dead-letters", "breaker"],
     "drift": ["drift", "verdicts", "alerts", "reference", "backtest"],
     "the lake": ["compact", "quality", "verify", "export", "report"],
-    "the model": ["train", "models", "control", "serve", "score", "evaluate"],
-    "from a checkout": ["demo", "bench"],
+    "the model": ["features", "train", "models", "control", "serve", "score", "evaluate"],
+    "from a checkout": ["demo", "bench", "faults"],
 }
 
 

@@ -139,7 +139,7 @@ def _topics(place: Place, pins: Mapping[str, str]) -> Document:
 def _kafka(process: Process, pins: Mapping[str, str]) -> Document:
     """The same settings as the local broker's, in the spelling of the image: KAFKA_ and capitals."""
     controller = PORTS["kafka_controller"]
-    entries = broker_config.properties(Path("/var/lib/kafka/data"), process.port, controller)
+    entries = broker_config.properties(Path("/var/lib/kafka/data"), [broker_config.Node(process.port, controller)])
     entries["listeners"] = f"CLIENT://:{process.port},CONTROLLER://127.0.0.1:{controller}"
     entries["advertised.listeners"] = f"CLIENT://{process.name}:{process.port}"
     check = f"/opt/kafka/bin/kafka-broker-api-versions.sh --bootstrap-server {process.name}:{process.port} > /dev/null"

@@ -199,11 +199,12 @@ class Decoder:
             if ahead.max() > (bound := ms(self.contract.time.future)):
                 found.update(np.flatnonzero(ahead > bound).tolist())
         for rule in self.contract.rules:
-            found.update(rows_of(self._broken(rule, table.arrays)))
+            found.update(rows_of(self.broken(rule, table.arrays)))
         found.update(self._extra_quotes(table))
         return (row for row in sorted(found) if row not in table.examined)
 
-    def _broken(self, rule: CrossFieldRule, arrays: Sequence[pa.Array]) -> pa.Array:
+    def broken(self, rule: CrossFieldRule, arrays: Sequence[pa.Array]) -> pa.Array:
+        """Rows of columns (one a field of the contract) that break a rule over several fields."""
         names = [f.name for f in self.contract.fields]
 
         def holds(side: tuple[str, str, object], of_null: bool) -> pa.Array:

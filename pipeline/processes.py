@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.contract import Contract
+from pipeline.settings import broker_ports
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Place:
     prometheus: str = "prometheus"
     alertmanager: str = "prometheus-alertmanager"
     scram: bool = False
+    brokers: int = 1
 
     def host(self, process: str) -> str:
         """The name by which the others reach a process."""
@@ -73,7 +75,7 @@ class Process:
     depends: tuple[str, ...] = ()
     start_s: int = 60  # it may take so long to be ready on two busy cores; a watchdog is patient until then
     stop_s: int = 25  # SIGTERM to SIGKILL
-    memory_mb: int = 512  # limit in a container; measured use stands in docs/operations.md
+    memory_mb: int = 512  # its cap: the container's limit; measured use stands in docs/operations.md
     url: bool = False  # a person opens its port in a browser
     forks: bool = False  # has children that can outlive it: a successor ends them first
     ours: bool = True  # answers on /metrics with the catalogue's names, and keeps the contract's Kafka client
@@ -87,27 +89,30 @@ BROKER, WORKERS, FRONT, SLOW = 0, 1, 2, 3  # stages; MLflow alone takes most of 
 
 def table(place: Place, contract: Contract) -> tuple[Process, ...]:
     """Every process of one dataset's stack, in start order. A worker's exporter port is the first one plus its rank."""
-    every = (kafka(place), *_workers(place), *_services(place))
-    return tuple(p for p in every if contract.label is not None or p.name not in NEED_LABEL)
+    every = (*(kafka(place, n) for n in range(1, place.brokers + 1)), *_workers(place), *_services(place))
+    lacking = (NEED_LABEL if contract.label is None else ()) + (NEED_HISTORY if contract.history is None else ())
+    return tuple(p for p in every if p.name not in lacking)
 
 
-def kafka(place: Place) -> Process:
-    ports = place.ports
+def kafka(place: Place, number: int = 1) -> Process:
+    ports, controller = place.ports, place.ports["kafka_controller"] - place.ports["kafka"]
+    nodes = broker_ports(ports, place.brokers)
+    name = broker_names(place.brokers)[number - 1]
     return Process(
-        "kafka",
+        name,
         (
             *place.python,
             "-m",
             "pipeline.broker",
-            f"{place.home}/kafka",
-            "--port",
-            str(ports["kafka"]),
-            "--controller-port",
-            str(ports["kafka_controller"]),
+            f"{place.home}/{name}",
+            *(word for port in nodes for word in ("--node", f"{port}:{port + controller}")),
+            *(("--number", str(number)) if place.brokers > 1 else ()),
             *(("--scram",) if place.scram else ()),
         ),
-        "the broker: every topic",
-        ports["kafka"],
+        "the broker: every topic"
+        if place.brokers == 1
+        else f"broker {number} of {place.brokers}: a copy of every topic",
+        nodes[number - 1],
         BROKER,
         metrics=None,
         stop_s=30,
@@ -116,31 +121,38 @@ def kafka(place: Place) -> Process:
     )
 
 
+def broker_names(brokers: int) -> tuple[str, ...]:
+    return ("kafka", *(f"kafka-{n}" for n in range(2, brokers + 1)))
+
+
 @dataclass(frozen=True, slots=True)
 class _Worker:
     name: str
     verb: tuple[str, ...]
     purpose: str
     stage: int = WORKERS
-    depends: tuple[str, ...] = ("kafka",)
     start_s: int = 60
     memory_mb: int = 512
+    capped: bool = False  # holds its cap on any machine: the kernel refuses it more (pipeline/service.py)
 
 
 # The order is the order of the exporter ports from 9400: append, never insert.
 _WORKERS = (
-    _Worker("validator", ("validate",), "judges every record against the contract"),
-    _Worker("drift", ("drift",), "counts panes, judges windows, raises alerts", memory_mb=768),
+    _Worker("validator", ("validate",), "judges every record against the contract", capped=True),
+    _Worker("drift", ("drift",), "counts panes, judges windows, raises alerts", memory_mb=768, capped=True),
     _Worker("compactor", ("compact",), "writes valid rows to the lake", memory_mb=1024),
     _Worker("score", ("score",), "sends the stream to the prediction service"),
     _Worker("evaluate", ("evaluate",), "joins predictions with outcomes"),
     _Worker("control", ("control",), "answers alerts: retrain, promote, accept", memory_mb=2048, start_s=90),
     _Worker("page", ("page",), "the live drift page"),
     _Worker("watch", ("watch",), "restarts what hangs", memory_mb=256),
+    _Worker("features", ("features",), "folds what models know of each entity's past"),
 )
 
 
 NEED_LABEL = ("score", "evaluate", "control", "serve")  # without a label there is no model to use, judge or replace
+
+NEED_HISTORY = ("features",)
 
 
 def _workers(place: Place) -> list[Process]:
@@ -158,8 +170,12 @@ def _process(worker: _Worker, place: Place, port: int) -> Process:
         worker.stage,
         ready="/readyz",
         health="/healthz",
-        env={"DRIFTLINE_METRICS_PORT": str(port), **place.credentials(worker.name)},
-        depends=worker.depends,
+        env={
+            "DRIFTLINE_METRICS_PORT": str(port),
+            **({"DRIFTLINE_MEMORY_MB": str(worker.memory_mb)} if worker.capped else {}),
+            **place.credentials(worker.name),
+        },
+        depends=broker_names(place.brokers),
         start_s=worker.start_s,
         memory_mb=worker.memory_mb,
         forks=worker.name == "control",  # its trainings
@@ -178,7 +194,7 @@ def _services(place: Place) -> list[Process]:
             ready="/readyz",
             health="/livez",
             env=place.credentials("serve"),
-            depends=("kafka",),
+            depends=broker_names(place.brokers),
             start_s=90,
             memory_mb=1536,
             forks=True,
@@ -287,6 +303,8 @@ _SETTINGS = {
 
 def port_setting(process: str) -> str:
     """Which entry of `settings.PORTS` moves a process's port."""
+    if process.startswith("kafka-"):
+        return "kafka"
     return _SETTINGS.get(process, "exporters")
 
 

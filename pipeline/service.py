@@ -7,6 +7,7 @@ a process that hangs answers HTTP from this thread, so it is the beat that count
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import threading
 import time
@@ -18,6 +19,7 @@ from pipeline.logs import log
 from pipeline.settings import Settings
 
 STALL_AFTER_S = 60.0
+WRITABLE_OF_CAP = 2  # a validator of 376 MB resident has asked for 700
 STOP_DEADLINE_S = 20.0  # then the process ends itself: a librdkafka close can take longer than anybody waits
 
 
@@ -50,6 +52,8 @@ class Service:
 
     def __enter__(self) -> Service:
         log("start", process=self.name, pid=os.getpid(), **{"settings": self._settings.describe()})
+        if self._settings.memory_mb:
+            _cap(self._settings.memory_mb)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         address = (self._settings.metrics_host, self._settings.metrics_port or 0)
@@ -81,6 +85,17 @@ class Service:
             still = time.monotonic() - self._beat
             return (200, b"ok\n") if still < self.stall_after else (503, f"no progress for {still:.0f} s\n".encode())
         return 404, b"try /metrics, /healthz, /readyz\n"
+
+
+def _cap(memory_mb: int) -> None:
+    """Writable memory (RLIMIT_DATA) of twice the cap: the kernel counts what was asked for, stacks of threads included.
+
+    Not RLIMIT_AS, which counts mapped files and code too; not a resident limit, which Linux has in control groups only.
+    The soft limit alone, so that a child may set its own.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    soft = WRITABLE_OF_CAP * memory_mb << 20
+    resource.setrlimit(resource.RLIMIT_DATA, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
 def _handler(service: Service) -> type[BaseHTTPRequestHandler]:

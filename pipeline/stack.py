@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -62,6 +62,7 @@ def local_place(settings: Settings) -> Place:
         prometheus=_first_found("prometheus"),
         alertmanager=alertmanager,
         scram=settings.security.profile == "scram",
+        brokers=settings.brokers,
     )
 
 
@@ -81,6 +82,7 @@ def environment(settings: Settings, given: Mapping[str, str]) -> dict[str, str]:
         "DRIFTLINE_SERVING": settings.serving,
         "DRIFTLINE_CONTRACT": str(contract.resolve()) if contract.is_file() else settings.contract,
         "DRIFTLINE_SECURITY": settings.security.profile,
+        "DRIFTLINE_BROKERS": str(settings.brokers),
         leftovers.MARK: str(settings.home),
         "PYTHONUNBUFFERED": "1",
         **{f"DRIFTLINE_{name.upper()}_PORT": str(port) for name, port in settings.ports.items()},
@@ -165,9 +167,13 @@ class Stack:
     def _ports(self) -> list[tuple[str, int]]:
         names = {p.name for p in self.processes}
         second = {"kafka": "kafka_controller", "page": "page"}
-        return [(p.name, p.port) for p in self.processes] + [
-            (setting, self.settings.ports[setting]) for name, setting in second.items() if name in names
-        ]
+        controller = self.settings.ports["kafka_controller"] - self.settings.ports["kafka"]
+        copies = [("kafka_controller", p.port + controller) for p in self.processes if p.name.startswith("kafka-")]
+        return (
+            [(p.name, p.port) for p in self.processes]
+            + copies
+            + [(setting, self.settings.ports[setting]) for name, setting in second.items() if name in names]
+        )
 
     def _await(self, processes: Sequence[Process], until: float, seen: dict[str, float], report: Report) -> None:
         """Ask those that were not ready yet, until all are or the time is up."""
@@ -226,7 +232,8 @@ class Stack:
 
     def _stop_supervised(self) -> int:
         running = [n for n, c in self._supervisor.children().items() if c.state not in ("STOPPED", "EXITED")]
-        for group in (["watch"], [n for n in running if n not in ("watch", "kafka")], ["kafka"]):
+        brokers = [n for n in running if n.startswith("kafka")]
+        for group in (["watch"], [n for n in running if n not in ("watch", *brokers)], brokers):
             self._stop([n for n in group if n in running])
         supervisor = psutil.Process(self._supervisor.pid())
         self._supervisor.shutdown()
@@ -259,7 +266,7 @@ def broker_problem(settings: Settings, port: int) -> str | None:
     if not leftovers.listening(port):
         return f"nothing listens on port {port}"
     try:
-        reach(settings, deadline_s=0.1)
+        reach(replace(settings, bootstrap=f"127.0.0.1:{port}"), deadline_s=0.1)
     except Unreachable as error:
         return str(error)
     return None

@@ -19,7 +19,7 @@ from pipeline import access, contract_file, probe, processes, security, top, top
 from pipeline.errors import Fatal, UsageError
 from pipeline.kafka import create_topics
 from pipeline.processes import Process
-from pipeline.settings import Settings
+from pipeline.settings import Settings, with_brokers
 from pipeline.stack import Row, Stack, local_place
 
 UP_DEADLINE_S = 240.0
@@ -35,9 +35,17 @@ class Up:
         parser.add_argument("--without", metavar="NAME,...", help="all processes but these")
         parser.add_argument("--deadline", type=float, default=UP_DEADLINE_S, metavar="S", help="default %(default)s")
         parser.add_argument("--json", action="store_true", help="one JSON object a process instead of the table")
+        parser.add_argument(
+            "--brokers",
+            type=int,
+            choices=(1, 3),
+            help="three keep a copy each of every record, so one may be lost (default: DRIFTLINE_BROKERS, or 1)",
+        )
 
     @staticmethod
     def run(args: argparse.Namespace, settings: Settings) -> int:
+        if args.brokers not in (None, settings.brokers):
+            settings = with_brokers(settings, args.brokers)
         contract = contract_file.load(settings.contract)
         if settings.security.profile == "scram":
             security.ensure(settings.home / "kafka" / "security", contract.id)

@@ -67,6 +67,7 @@ _CHANNEL_SHARE = np.array(  # by category, over web, app, store, partner
 )
 _DISCOUNTED_BY_CATEGORY = np.array([0.30, 0.55, 0.40, 0.22, 0.42, 0.38, 0.18, 0.36])
 _DISCOUNTED_BY_CHANNEL = np.array([0.05, 0.10, -0.10, 0.00])
+_CUSTOMER_SPREAD, _PRODUCT_SPREAD = 0.45, 0.35  # standard deviations of the log odds of a return
 _BULK = np.array(
     [0.10, 0.35, 0.30, 1.60, 0.45, 0.30, 0.60, 0.55]
 )  # by category: mean of quantity - 1, before its heavy tail
@@ -76,7 +77,7 @@ _BULK = np.array(
 class Return:
     """The law of a return: log odds = constant + category + channel + slopes over standardised inputs."""
 
-    constant: float = -1.98
+    constant: float = -2.05
     price: float = 0.45  # per standard deviation of log price within its category
     fashion_price: float = 0.25  # more of it in fashion: dear clothes go back
     discount: float = 2.2  # per unit of discount
@@ -179,8 +180,9 @@ def return_log_odds(
     quantity: np.ndarray,
     price: np.ndarray,
     discount: np.ndarray,
+    propensity: np.ndarray | float = 0.0,
 ) -> np.ndarray:
-    """True log odds of a return, a function of what a model sees: category, channel, quantity, price and discount alone."""
+    """True log odds of a return: what the record says, and the propensity, which only the past of its customer and product tells."""
     dear = np.log(price / _MEDIAN_PRICE[category]) / _PRICE_SPREAD[category]
     slope = law.price + law.fashion_price * (category == CATEGORIES.index("fashion"))
     effects = np.array(law.by_category)[category] + np.array(law.by_channel)[channel]
@@ -190,7 +192,13 @@ def return_log_odds(
         + slope * np.clip(dear, -3, 3)
         + law.discount * discount
         + law.quantity * np.log(quantity)
+        + propensity
     )
+
+
+def propensity(customer: np.ndarray, product: np.ndarray) -> np.ndarray:
+    """Log odds that a customer and a product bring along: fixed for good, so `baseline` is as stationary as without them."""
+    return entities().returns[customer] + entities().returned[product]
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +248,8 @@ def _realise(world: World, draws: _Draws, number: np.ndarray, event_ms: np.ndarr
     factor = np.array(world.price_by_category)[category] * (1 + 0.12 * world.season * _season(event_ms))
     price = known.base_price[product] * np.exp(_PRICE_NOISE * draws.price) * factor
     price_cents = np.maximum(50, np.rint(price * 100)).astype(np.int64)
-    odds = return_log_odds(world.law, category, channel, quantity, price_cents / 100, discount_cents / 100)
+    own = propensity(customer, product)
+    odds = return_log_odds(world.law, category, channel, quantity, price_cents / 100, discount_cents / 100, own)
     probability = 1 / (1 + np.exp(-odds))
     return Orders(
         number=number,
@@ -314,6 +323,8 @@ class Entities:
     popularity: np.ndarray  # by product
     category: np.ndarray
     base_price: np.ndarray
+    returns: np.ndarray  # by customer: log odds, beside what the order says
+    returned: np.ndarray  # by product
 
 
 @lru_cache(maxsize=1)
@@ -329,6 +340,8 @@ def entities() -> Entities:
         popularity=popularity,
         category=category,
         base_price=_MEDIAN_PRICE[category] * np.exp(_PRICE_SPREAD[category] * rng.standard_normal(PRODUCTS)),
+        returns=_CUSTOMER_SPREAD * rng.standard_normal(CUSTOMERS),
+        returned=_PRODUCT_SPREAD * rng.standard_normal(PRODUCTS),
     )
 
 

@@ -40,9 +40,13 @@ def write_outcomes(settings: Settings, contract: Contract, rows: pl.DataFrame) -
     assert isinstance(contract.label, OutcomeLabel)
     schema = outcome_schema(contract, contract.label)
     rows = rows.with_columns(pl.col(contract.time.field).dt.date().alias(OUTCOME_DATE))
-    _commit(
-        _open(settings, contract, table.OUTCOMES, schema, OUTCOME_DATE), _arrow(rows, schema), {}, {"partitions": "[]"}
-    )
+    outcomes, held = _open(settings, contract, table.OUTCOMES, schema, OUTCOME_DATE), _arrow(rows, schema)
+    ends = dict(rows.group_by("topic_partition").agg(pl.col("topic_offset").max() + 1).iter_rows())
+    advance = {
+        f"{table.OUTCOMES}/{p}": max(end, outcomes.position(f"{table.OUTCOMES}/{p}") or 0) for p, end in ends.items()
+    }
+    known = json.loads(outcomes.last_metadata().get("partitions", "[]"))
+    _commit(outcomes, held, advance, {"partitions": json.dumps(sorted({*known, *ends}))})
 
 
 def _open(settings: Settings, contract: Contract, name: str, schema: pa.Schema, by: str) -> table.Table:

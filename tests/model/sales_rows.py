@@ -7,9 +7,12 @@ from datetime import UTC, datetime
 import numpy as np
 import polars as pl
 
+from pipeline import contract_file
 from producers import scenarios
 from producers.sales import BLOCK_ORDERS, CATEGORIES, CHANNELS, REGIONS, Orders, orders
+from stream_processors.live import feature_plan, feature_replay
 
+CONTRACT = contract_file.load("sales")
 START_MS = int(datetime(2026, 3, 2, tzinfo=UTC).timestamp() * 1000)
 HOUR_MS = 3_600_000
 
@@ -73,5 +76,15 @@ def order_ids(block: Orders) -> list[str]:
     return [f"o{n:012d}" for n in block.number]
 
 
+def with_history(rows: pl.DataFrame, known: pl.DataFrame, heard: pl.DataFrame | None) -> pl.DataFrame:
+    """The rows with their history features, as of their arrival."""
+    history = feature_plan.compiled(CONTRACT)
+    assert history is not None
+    return rows.with_columns(feature_replay.values(history, CONTRACT, rows, known, heard))
+
+
 def labelled(block: Orders) -> pl.DataFrame:
-    return events(block).with_columns(label=pl.Series(block.returned.astype(bool)))
+    rows = events(block)
+    return with_history(rows, rows, outcomes(block).sort("append_time")).with_columns(
+        label=pl.Series(block.returned.astype(bool))
+    )

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
+import subprocess
+import sys
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
-from batch import ledger, ledger_topic, model, promotion, reference, registry
-from batch.control import Controller
+from batch import ledger, ledger_topic, model, promotion, reference, registry, training_child
+from batch.controller import Controller
 from batch.decisions import Policy, Retrain, Wait
 from batch.heard import Heard
-from batch.ledger import Entry, Ledger
+from batch.ledger import ChampionMoved, Draft, Entry, Ledger
 from batch.promotion import now
 from monitoring.metrics import PrometheusMeter
 from pipeline import contract_file, topics
@@ -62,6 +67,22 @@ def references(settings: Settings) -> dict[int, str]:
     return {r["version"]: r["effective_from"] for r in records}
 
 
+def score_models(settings: Settings) -> dict[int, str]:
+    """By reference version the model whose scores it holds."""
+    records = [json.loads(m.value()) for m in read_all(settings, topics.REFERENCES)]
+    return {r["version"]: r["model"] for r in records if (r["feature"], r["segment"]) == ("score", "*")}
+
+
+def await_references(settings: Settings, *versions: int) -> dict[int, str]:
+    """A transaction's markers may follow its commit: what is published is readable a moment later."""
+
+    def all_there() -> dict[int, str] | None:
+        found = references(settings)
+        return found if set(found) == set(versions) else None
+
+    return wait_until(all_there, 20, f"references {versions}")  # type: ignore[return-value]
+
+
 @pytest.fixture
 def ready(fresh_topics: Callable[..., Settings], mlflow_url: str) -> Settings:
     return replace(fresh_topics("sales", 2), mlflow=mlflow_url)
@@ -77,7 +98,7 @@ def test_first_model_then_promoted_then_accepted_and_a_restart_repeats_nothing(
         day(ready, 0, "baseline")
         controller(ready).turn([], [])
         assert decisions_of(ready) == [("train", "1", None), ("promote", "1", None)]
-        assert references(ready) == {1: to_text(START_MS + DAY_MS)}
+        assert await_references(ready, 1) == {1: to_text(START_MS + DAY_MS)}
         assert registry.pointed(ready, MODEL) == "1"
 
         # day 1: harmful; the controller dies after the ledger entry, before the reference
@@ -88,9 +109,9 @@ def test_first_model_then_promoted_then_accepted_and_a_restart_repeats_nothing(
             patch.setattr(promotion, "publish_reference", _away)
             controller(ready).turn(heard.episodes(), [])
         assert decisions_of(ready)[2:] == [("train", "2", "e1"), ("promote", "2", "e1")]
-        assert set(references(ready)) == {1}
+        assert set(await_references(ready, 1)) == {1}
         step = controller(ready).turn(heard.episodes(), [])
-        assert isinstance(step, Wait) and references(ready)[2] == to_text(START_MS + 2 * DAY_MS)
+        assert isinstance(step, Wait) and await_references(ready, 1, 2)[2] == to_text(START_MS + 2 * DAY_MS)
 
         # day 2: inputs move again, the relation does not
         day(ready, 2, "price-shift,harmless-shift")
@@ -101,7 +122,12 @@ def test_first_model_then_promoted_then_accepted_and_a_restart_repeats_nothing(
         assert (accepted.draft.action, accepted.draft.version, accepted.draft.episode) == ("accept", "2", "e2"), (
             accepted.draft.reason
         )
-        assert set(references(ready)) == {1, 2, 3}
+        await_references(ready, 1, 2, 3)
+        assert score_models(ready) == {
+            1: "1",
+            2: "2",
+            3: "2",
+        }  # each with the answers of the model that serves from then on
 
         # restarts: nothing is decided, trained or published twice
         before = (decisions_of(ready), ledger_topic.read(ready))
@@ -128,28 +154,36 @@ def _check_ledger(settings: Settings) -> None:
     artifact = champion["artifact"]
     assert isinstance(artifact, dict)
     scorer = model.load(settings.home / artifact["uri"], artifact["sha256"])
-    assert 0 < scorer.score(sales_rows.events(sales_rows.draw(1)))[0] < 1
+    assert 0 < scorer.score(sales_rows.labelled(sales_rows.draw(1)))[0] < 1
 
 
 def _check_rollback(settings: Settings) -> None:
     with pytest.raises(CheckFailed, match="expected a former champion"):
-        promotion.rollback(settings, MODEL, "3", actor="test", reason="no", at=now())
-    back: Entry = promotion.rollback(settings, MODEL, None, actor="test", reason="worse", at=now())
+        promotion.rollback(settings, CONTRACT, MODEL, "3", actor="test", reason="no", at=now())
+    with pytest.raises(ChampionMoved, match="expected champion 1 to roll back from, it is 2"):
+        promotion.rollback(settings, CONTRACT, MODEL, None, actor="test", reason="no", at=now(), of="1")
+    back: Entry = promotion.rollback(settings, CONTRACT, MODEL, None, actor="test", reason="worse", at=now())
     assert (back.draft.version, back.draft.former) == ("1", "2") and back.draft.artifact
     promotion.settle(settings, CONTRACT, MODEL)
     assert registry.pointed(settings, MODEL) == "1"
+    spec = {e.seq: e.draft.reference for e in Ledger(ledger.path_of(settings)).entries(MODEL) if e.draft.reference}
+    assert [r and r["from"] for r in (spec[2], spec[back.seq])] == [to_text(START_MS)] * 2  # its own reference again
+    assert (
+        wait_until(lambda: score_models(settings).get(int(back.draft.reference_version or 0)), 20, "its scores") == "1"
+    )
 
 
 def _check_reference_of_a_run(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     """Built from the data of the first champion's run, it is the reference that its promotion published."""
+    newest = max(references(settings)) + 1
     [first, *_] = Ledger(ledger.path_of(settings)).entries(MODEL)
     uri = (first.draft.artifact or {})["uri"]
     run = json.loads((settings.home / str(uri) / model.META).read_text())["run_id"]
     told = [
         reference_verb(settings, capsys, *argv, "--json")
-        for argv in (["build", "--mlflow-run", run], ["diff", "1", "4"])
+        for argv in (["build", "--mlflow-run", run], ["diff", "1", str(newest)])
     ]
-    assert {r["version"] for r in told[0]} == {4} and {r["feature"] for r in told[0]} >= {"price", "reject"}
+    assert {r["version"] for r in told[0]} == {newest} and {r["feature"] for r in told[0]} >= {"price", "reject"}
     assert len(told[1]) == len(told[0]) and {r["statistic"] or 0 for r in told[1]} == {0}
 
 
@@ -182,3 +216,65 @@ def test_data_under_a_critical_verdict_is_held_and_nothing_is_trained(fresh_topi
     step = started.turn([], [])
     assert isinstance(step, Retrain) and decisions_of(settings) == []
     assert started._failed_at  # the child ended with 1; the next try waits for the cooldown
+
+
+KILLED = """
+import os, signal, sys
+from batch import ledger_topic, promotion, registry
+def die(*args, **kwargs): os.kill(os.getpid(), signal.SIGKILL)
+setattr({module}, "{name}", die)
+from pipeline.cli import main
+sys.exit(main(["models", "rollback", "--direct", "--reason", "killed"]))
+"""
+
+
+def test_a_decision_reaches_every_place_wherever_its_process_was_killed(ready: Settings) -> None:
+    """Ledger, topic, references, alias: killed before the second, the third and the fourth."""
+    day(ready, 0, "baseline")
+    _registered(ready, "1", "2")
+    book, spec = Ledger(ledger.path_of(ready)), {"from": to_text(START_MS), "to": to_text(START_MS + DAY_MS), "effective_from": to_text(START_MS)}  # fmt: skip
+    for number, former in ((1, None), (2, "1")):
+        draft = Draft(now(), MODEL, "promote", str(number), artifact={"uri": "models/x", "sha256": "0"})
+        book.crown(replace(draft, reference_version=number, reference=spec), former)
+    controller(ready).turn([], [])
+    await_references(ready, 2)
+    assert registry.pointed(ready, MODEL) == "2"
+    serving = "2"
+    for module, name, behind in (
+        ("ledger_topic", "_send", (True, True, True)),
+        ("promotion", "publish_reference", (False, True, True)),
+        ("registry", "point", (False, False, True)),
+    ):
+        code = KILLED.format(module=module, name=name)
+        done = subprocess.run([sys.executable, "-c", code], env=training_child.environment(ready), timeout=200)
+        assert done.returncode == -signal.SIGKILL, (module, name)
+        newest, serving = book.entries(MODEL)[-1], "2" if serving == "1" else "1"
+        assert (newest.draft.action, newest.draft.version) == ("rollback", serving)
+        wait_until(lambda: _behind(ready, newest) == behind, 20, f"{name}: {behind}")  # noqa: B023
+        assert isinstance(controller(ready).turn([], []), Wait)  # just started
+        wait_until(lambda: _behind(ready, newest) == (False, False, False), 20, "every place")  # noqa: B023
+
+
+def _behind(settings: Settings, entry: Entry) -> tuple[bool, bool, bool]:
+    return (
+        ledger_topic.read(settings)[-1]["seq"] != entry.seq,
+        entry.draft.reference_version not in references(settings),
+        registry.pointed(settings, MODEL) != entry.draft.version,
+    )
+
+
+def _registered(settings: Settings, *versions: str) -> None:
+    """Versions in the registry, numbered as it numbers them; without a model, for the alias alone."""
+    for path, body in (
+        ("registered-models/create", {"name": MODEL}),
+        *(("model-versions/create", {"name": MODEL, "source": "s3://nowhere/model"}) for _ in versions),
+    ):
+        request = urllib.request.Request(
+            f"{settings.mlflow}/api/2.0/mlflow/{path}",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        try:
+            urllib.request.urlopen(request, timeout=20).close()
+        except urllib.error.HTTPError as error:
+            assert error.code == 400 and path.startswith("registered"), error.read()  # it is there already

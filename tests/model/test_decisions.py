@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from batch import decisions
-from batch.decisions import Close, Episode, Facts, Hold, Obey, Policy, Request, Retrain, Wait, next_step
+from batch.decisions import Close, Decline, Episode, Facts, Hold, Look, Obey, Policy, Request, Retrain, Wait, next_step
 from batch.ledger import Action, Draft, Entry
 
-POLICY = Policy(first_rows=1_000, min_after=1_000, cooldown_s=60, budget=3)
+POLICY = Policy(first_rows=1_000, min_after=1_000, cooldown_s=60, budget=3, after_rollback_s=600)
 
 
 def entry(seq: int, action: Action, version: str | None = "1", episode: str | None = None, **more: object) -> Entry:
@@ -101,6 +101,56 @@ def test_people_are_answered_once() -> None:
     assert next_step(facts(entries=answered, requests=[back]), POLICY) == Wait()
     again = Request("r@2", "retrain", None, "ann", "new season")
     assert isinstance(next_step(facts(requests=[again]), POLICY), Retrain)
+
+
+def test_a_training_by_hand_obeys_the_budget_and_waits_for_the_cooldown() -> None:
+    asked = Request("r@2", "retrain", None, "ann", "new season")
+    back = Request("r@3", "rollback", None, "ann", "it is worse")
+    used = next_step(facts(requests=[asked], trained_at=[990_000.0, 991_000.0, 992_000.0]), POLICY)
+    assert isinstance(used, Decline) and "budget" in used.reason
+    assert next_step(facts(requests=[asked], trained_at=[999_950.0]), POLICY) == Wait()
+    assert next_step(facts(requests=[asked, back], trained_at=[999_950.0]), POLICY) == Obey(back)  # it need not wait
+
+
+def test_a_request_that_nobody_waits_for_any_more_is_declined() -> None:
+    late = Request("r@4", "promote", "2", "ann", "yesterday", expires_s=999_999.0)
+    step = next_step(facts(requests=[late]), POLICY)
+    assert isinstance(step, Decline) and "too late" in step.reason
+    assert next_step(facts(requests=[late], now_s=999_998.0), POLICY) == Obey(late)
+
+
+@pytest.mark.parametrize(
+    ("watched", "looked", "looks"), [(499, 0, False), (500, 0, True), (749, 500, False), (750, 500, True)]
+)
+def test_a_promotion_is_looked_at_every_half_as_many_rows_more(watched: int, looked: int, looks: bool) -> None:
+    step = next_step(facts(watched=watched, looked=looked), POLICY)
+    assert step == (Look(CHAMPION[1], watched) if looks else Wait())
+
+
+@pytest.mark.parametrize("action", ["keep", "hold"])
+def test_a_watch_that_ended_is_over(action: Action) -> None:
+    ended = (*CHAMPION, entry(3, action, metrics={"watch": 2}))
+    assert next_step(facts(entries=ended, watched=9_999), POLICY) == Wait()
+    again = (*ended, entry(4, "promote", "2"))
+    assert isinstance(next_step(facts(entries=again, watched=9_999), POLICY), Look)
+    assert next_step(facts(entries=(*again, entry(5, "rollback", "1")), watched=9_999), POLICY) == Wait()
+
+
+def test_after_a_rollback_nothing_is_trained_for_a_time_that_doubles() -> None:
+    #  now = 1970-01-12T13:46:40Z; the last rollbacks by the watch: 10 and 30 minutes ago
+    def back(seq: int, at: str, **metrics: object) -> Entry:
+        return Entry(seq, Draft(at, "m", "rollback", "1", former="2", metrics=metrics), "", "")
+
+    once = (*CHAMPION, back(3, "1970-01-12T13:37:40.000Z", watch=2))
+    ready = {"episodes": [FIRING], "labelled_after": {"e1": 5_000}}
+    held = next_step(facts(entries=once, **ready), POLICY)
+    assert isinstance(held, Hold) and held.reason == "cooldown of 600 s after a rollback"
+    assert isinstance(next_step(facts(entries=once, now_s=1_000_061.0, **ready), POLICY), Retrain)
+    twice = (*CHAMPION, back(3, "1970-01-12T13:16:40.000Z", watch=2), back(4, "1970-01-12T13:37:40.000Z", watch=3))
+    held = next_step(facts(entries=twice, now_s=1_000_061.0, **ready), POLICY)
+    assert isinstance(held, Hold) and held.reason == "cooldown of 1200 s after a rollback"
+    by_hand = (*CHAMPION, back(3, "1970-01-12T13:37:40.000Z", request="r@1"))
+    assert isinstance(next_step(facts(entries=by_hand, **ready), POLICY), Retrain)
 
 
 def test_new_rows_and_the_schedule_retrain_only_when_asked_for() -> None:

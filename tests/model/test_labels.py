@@ -40,7 +40,15 @@ def test_the_first_event_and_the_first_outcome_of_a_key_count() -> None:
             "append_time": [at(0), at(1), at(2)],
         }
     )
-    outcomes = pl.LazyFrame({"order_id": ["a", "a"], "returned": [False, True], "append_time": [at(9), at(5)]})
+    outcomes = pl.LazyFrame(
+        {
+            "order_id": ["a", "a", "a"],
+            "returned": [False, False, True],
+            "append_time": [at(9), at(5), at(5)],
+            "topic_partition": [0, 0, 0],
+            "topic_offset": [9, 6, 5],
+        }
+    )
     found = (
         labels.by_outcome(events, outcomes, OutcomeLabel("returned", "order_id", timedelta(hours=6)))
         .collect()

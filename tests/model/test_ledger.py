@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import multiprocessing
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from batch import ledger
-from batch.ledger import ChampionMoved, Draft, Ledger
-from pipeline.errors import CheckFailed
+from batch.ledger import ChampionMoved, Draft, Ledger, LedgerBroken
 
 AT = "2026-11-21T03:00:00.000Z"
 
@@ -62,13 +62,68 @@ def test_the_chain_holds_and_is_the_same_after_reopening(book: Ledger) -> None:
         ('update entries set body = replace(body, \'"actor":"test"\', \'"actor":"eve"\') where seq = 2', "entry 2"),
         ("delete from entries where seq = 2", "entry 3: expected seq 2"),
         ("update entries set body = (select body from entries where seq = 1) where seq = 2", "entry 2"),
+        ("update entries set seq = 9 where seq = 2", "entry 3: expected seq 2"),  # put behind the others
+        (
+            "update entries set seq = case seq when 2 then -3 else -2 end where seq > 1; update entries set seq = -seq",
+            "entry",
+        ),
+        ("update entries set body = 'nothing' where seq = 3", "entry 3: expected an entry as JSON"),
+        ("""update entries set body = '{"seq":3}' where seq = 3""", "entry 3: expected an entry as JSON"),
     ],
 )
 def test_an_edited_line_is_found(book: Ledger, sql: str, said: str) -> None:
     with sqlite3.connect(book.path) as db:
-        db.execute(sql)
-    with pytest.raises(CheckFailed, match=said):
+        db.executescript(sql)
+    with pytest.raises(LedgerBroken, match=said):
         book.verify()
+
+
+def rewritten(book: Ledger, upto: int, actor: str) -> None:
+    """Lines 1..upto again with another actor and sound hashes, the others gone: what a forger who knows the chain does."""
+    drafts = [e.draft for e in book.entries()][:upto]
+    with sqlite3.connect(book.path) as db:
+        db.execute("delete from entries")
+        for one in drafts:
+            ledger._insert(db, replace(one, actor=actor))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda book: sqlite3.connect(book.path).executescript("delete from entries where seq = 3"), "ends at entry 2"),
+        (lambda book: sqlite3.connect(book.path).executescript("delete from entries"), "ends at entry 0"),
+        (lambda book: rewritten(book, 3, "eve"), "the file has"),
+        (lambda book: rewritten(book, 2, "test"), "ends at entry 2"),
+    ],
+)
+def test_what_the_chain_cannot_show_its_copy_in_kafka_does(book: Ledger, damage, said: str) -> None:
+    copy = [e.json() for e in book.entries()]
+    ledger.check_copy(book.entries(), copy)
+    ledger.check_copy(book.entries(), copy[:1] + copy[:1])  # the file may be ahead, and a line may be repeated
+    damage(book)
+    book.verify()  # the chain itself holds
+    with pytest.raises(LedgerBroken, match=said):
+        ledger.check_copy(book.entries(), copy)
+
+
+def test_who_was_champion_then(tmp_path: Path) -> None:
+    #  00:00 train 1   01:00 promote 1   02:00 promote 2   03:00 rollback to 1
+    book = Ledger(tmp_path / "ledger.db")
+    at = lambda hour: f"2026-11-21T0{hour}:00:00.000Z"  # noqa: E731
+    book.append(replace(draft("train", "1"), at=at(0)))
+    book.crown(replace(draft("promote", "1"), at=at(1)), None)
+    book.crown(replace(draft("promote", "2"), at=at(2)), "1")
+    book.crown(replace(draft("rollback", "1"), at=at(3)), "2")
+    asked = ["2026-11-21T00:59:59.999Z", at(1), "2026-11-21T01:59:59.999Z", at(2), "2027-01-01T00:00:00.000Z"]
+    then = [ledger.champion_at(book.entries("m"), time) for time in asked]
+    assert [e and (e.draft.action, e.draft.version) for e in then] == [
+        None,
+        ("promote", "1"),
+        ("promote", "1"),
+        ("promote", "2"),
+        ("rollback", "1"),
+    ]
+    assert ledger.rolled_back(book.entries("m")) == {"2"}
 
 
 def test_a_line_that_was_edited_with_its_hash_breaks_the_chain_behind_it(book: Ledger) -> None:
@@ -77,7 +132,7 @@ def test_a_line_that_was_edited_with_its_hash_breaks_the_chain_behind_it(book: L
     entry = ledger.Entry(1, forged, first.prev, ledger.entry_hash(1, forged, first.prev))
     with sqlite3.connect(book.path) as db:
         db.execute("update entries set body = ? where seq = 1", (ledger.canonical(entry.json()),))
-    with pytest.raises(CheckFailed, match="entry 2: expected prev"):
+    with pytest.raises(LedgerBroken, match="entry 2: expected prev"):
         book.verify()
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import zipfile
+from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,10 +14,11 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn import config_context
 
 from batch import fitting, model
 from batch.model import BadBundle, Scorer
-from batch.plan import FEW
+from batch.plan import compile_plan
 from pipeline import contract_file
 from pipeline.errors import CheckFailed, UsageError
 from stream_processors.live import model_features
@@ -66,6 +70,7 @@ def test_another_contract_gets_features_from_what_it_monitors_and_learns_its_cat
         {
             **data,
             **{c: ["a", "b"] for c in features.categorical},
+            **{c: [0.0, 1.0] for c in features.history},
             retail.time.field: [datetime(2011, 1, 3, 9, tzinfo=UTC)] * 2,
         }
     )
@@ -104,7 +109,7 @@ def test_plan_and_library_agree_to_1e_12_at_every_size(bundle: tuple[Path, str])
     scorer = model.load(*bundle)
     matrix = scorer.features.matrix(ROWS.head(500))
     expected = scorer.classifier.predict_proba(matrix)[:, 1]
-    for rows in (1, FEW, FEW + 1, 500):
+    for rows in (1, 2, 129, 500):
         assert np.max(np.abs(scorer.score(ROWS.head(rows)) - expected[:rows])) < 1e-12
     assert len(scorer.score(ROWS.head(0))) == 0
 
@@ -115,30 +120,86 @@ def scorer(tmp_path_factory: pytest.TempPathFactory, fitted: fitting.Fitted, fea
     return model.load(target, model.save(target, fitted.classifier, features, {}, ROWS.head(16)))
 
 
-VALUE = st.floats(allow_nan=True, allow_infinity=True) | st.sampled_from([0.0, -0.0, 1.0, 7.0])
+NUMBER = st.none() | st.floats(allow_nan=True, allow_infinity=True) | st.sampled_from([0.0, -0.0, 1.0, 7.0])
+TEXT = st.none() | st.sampled_from(["books", "north", "web", "fax", ""])
+ROW = st.fixed_dictionaries(
+    {
+        **{c: NUMBER for c in ("price", "quantity", "discount")},
+        **{c: TEXT for c in ("category", "region", "channel")},
+        **{c: NUMBER for c in model_features.features_for(CONTRACT).history},
+        "event_time": st.datetimes(datetime(1970, 1, 1), datetime(2199, 12, 31)),
+    }
+)
+SCHEMA = {
+    **dict.fromkeys(("price", "quantity", "discount", *model_features.features_for(CONTRACT).history), pl.Float64),
+    **dict.fromkeys(("category", "region", "channel"), pl.String),
+    "event_time": pl.Datetime("ms"),
+}
 
 
-@given(st.lists(st.lists(VALUE, min_size=9, max_size=9), min_size=1, max_size=8))
-@settings(max_examples=40, deadline=None)
-def test_plan_and_library_agree_on_any_number(scorer: Scorer, rows: list[list[float]]) -> None:
-    matrix = np.array(rows)
-    finite = np.where(
-        np.isinf(matrix), np.sign(matrix) * 1e300, matrix
-    )  # the library refuses infinities, JSON has none
-    assert np.max(np.abs(scorer.plan.score(finite) - scorer.classifier.predict_proba(finite)[:, 1])) < 1e-12
+@given(st.lists(ROW, min_size=1, max_size=8))
+@settings(max_examples=60, deadline=None)
+def test_plan_and_library_agree_on_any_row(scorer: Scorer, rows: list[dict[str, object]]) -> None:
+    """Nulls, infinities and categories that nobody has seen included."""
+    frame = pl.DataFrame(rows, schema=SCHEMA).with_columns(pl.col("event_time").dt.replace_time_zone("UTC"))
+    matrix = scorer.features.matrix(frame)
+    with config_context(assume_finite=True):  # the library's check would refuse infinities that its trees can take
+        expected = scorer.classifier.predict_proba(matrix)[:, 1]
+    assert np.max(np.abs(scorer.score(frame) - expected)) < 1e-12
+
+
+def test_a_plan_takes_no_row_of_another_width_and_no_tree_without_an_end(scorer: Scorer) -> None:
+    with pytest.raises(ValueError, match="features"):
+        scorer.plan.score(np.zeros((1, 3)))
+    tree = deepcopy(scorer.classifier)
+    nodes = tree.calibrated_classifiers_[0].estimator.estimator._predictors[0][0].nodes
+    nodes["left"][0] = 0
+    with pytest.raises(ValueError, match="does not end"):
+        compile_plan(tree)
 
 
 @pytest.mark.parametrize("file", model.FILES)
-@pytest.mark.parametrize("damage", ["changed", "cut", "gone"])
+@pytest.mark.parametrize("damage", ["changed", "cut", "gone", "linked", "a pipe", "huge"])
 def test_a_bundle_that_was_touched_is_refused(bundle: tuple[Path, str], file: str, damage: str) -> None:
     path = bundle[0] / file
     body = path.read_bytes()
-    if damage == "gone":
+    if damage == "linked":
+        path.rename(bundle[0] / "elsewhere")
+        path.symlink_to("elsewhere")
+    elif damage in ("gone", "a pipe"):
         path.unlink()
+        if damage == "a pipe":
+            os.mkfifo(path)
+    elif damage == "huge":
+        os.truncate(path, model.MOST_FILE + 1)
     else:
         path.write_bytes(body[:-1] if damage == "cut" else bytes([body[0] ^ 1]) + body[1:])
     with pytest.raises(BadBundle):
         model.load(*bundle)
+
+
+def test_a_bundle_that_is_a_link_is_refused_and_so_is_a_path_out_of_the_models(bundle: tuple[Path, str]) -> None:
+    home = bundle[0].parents[1]
+    models = home / "models" / "m"
+    models.mkdir(parents=True)
+    (models / "1").symlink_to(bundle[0])
+    with pytest.raises(BadBundle, match="expected the files"):
+        model.load(models / "1", bundle[1])
+    for uri in ("models/m/1", "../x", "models/../sales-returned/1", str(bundle[0]), "sales-returned/1", "models"):
+        with pytest.raises(BadBundle) as caught:
+            model.locate(home, uri)
+        assert caught.value.reason == "path"
+    assert model.locate(home, "models/m/2") == home.resolve() / "models/m/2"
+
+
+@pytest.mark.parametrize(("files", "size"), [(1, model.MOST_UNPACKED + 1), (model.MOST_MEMBERS + 1, 0)])
+def test_an_archive_that_unpacks_to_too_much_is_refused_unread(bundle: tuple[Path, str], files: int, size: int) -> None:
+    with zipfile.ZipFile(bundle[0] / model.MODEL, "w", zipfile.ZIP_DEFLATED) as archive:
+        for i in range(files):
+            archive.writestr(str(i), bytes(size))
+    with pytest.raises(BadBundle, match="an archive of") as caught:
+        model.load(bundle[0], model.digest_of(bundle[0]))
+    assert caught.value.reason == "content"
 
 
 def test_a_bundle_with_foreign_types_is_refused_whatever_its_digest(bundle: tuple[Path, str]) -> None:

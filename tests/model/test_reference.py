@@ -29,7 +29,9 @@ from pipeline.settings import Settings, from_environment
 from stream_processors.detectors.budget import thresholds
 from stream_processors.judging.panes import WHOLE, clock_of
 from stream_processors.reference import cells
+from stream_processors.reference.slots import UNMATCHED
 from stream_processors.reference.store import ReferenceStore
+from tests.drift_core.samples import categorical
 from tests.model.lake import write_events
 
 MONDAY = datetime(2026, 6, 1, tzinfo=UTC)
@@ -202,6 +204,18 @@ def test_show_says_what_pages_and_which_rhythm_there_is(settings, capsys):
     reference_show.show(small, CONTRACT, as_json=False)
     out = capsys.readouterr().out
     assert "version 1, in force from 1970-01-01" in out and "10000" in out
+
+
+def test_what_may_not_page_is_told_as_the_detectors_decide_it():
+    few = made(rows(4, number=14_000, cycle=0.5, days=7))
+    for known in few.values():
+        refused = thresholds(CONTRACT.drift, {known.key: known}).refused
+        assert (reference_show.told(known)["pages"] == "yes") is (not refused)
+        assert not refused or refused[known.key] in str(reference_show.told(known)["pages"])
+    unmatched = [r for r in few.values() if UNMATCHED in r.evidence]
+    assert unmatched and all("rhythm" in reference_show.told(r)["pages"] for r in unmatched if r.rows >= 2_000)
+    many = categorical([f"c{i}" for i in range(200)] * 60)  # a fifth of the rows chooses the names: they count too
+    assert many.rows < 10_000 <= many.source_rows and reference_show.told(many)["pages"] == "yes"
 
 
 def test_diff_says_what_changed_largest_first(settings, capsys):

@@ -7,7 +7,7 @@ import numpy as np
 from pipeline.contract_file import load
 from producers.arrivals import Timeline
 from producers.batches import Batch, first
-from producers.sales import BLOCK_ORDERS, Orders, Return, orders, return_log_odds
+from producers.sales import BLOCK_ORDERS, Orders, Return, orders, propensity, return_log_odds
 from producers.sales_stream import stream
 from producers.scenarios import scenario
 
@@ -33,7 +33,8 @@ def law_of(names: str) -> Return:
 
 def probability(law: Return, rows: Orders) -> np.ndarray:
     price, discount = rows.price_cents / 100, rows.discount_cents / 100
-    return 1 / (1 + np.exp(-return_log_odds(law, rows.category, rows.channel, rows.quantity, price, discount)))
+    own = propensity(rows.customer, rows.product)
+    return 1 / (1 + np.exp(-return_log_odds(law, rows.category, rows.channel, rows.quantity, price, discount, own)))
 
 
 def expected_log_loss(truth: np.ndarray, forecast: np.ndarray) -> float:

@@ -12,7 +12,7 @@ from scipy.stats import chi2_contingency, ks_2samp
 from pipeline import decode
 from producers.arrivals import DAY_MS
 from producers.batches import first
-from producers.sales import BLOCK_ORDERS, CATEGORIES, orders
+from producers.sales import BLOCK_ORDERS, CATEGORIES, orders, propensity
 from producers.sales_stream import stream
 from producers.scenarios import scenario, schedule
 from tests.producers.sales_samples import SALES, START_MS, auc, produced, sample, timeline, values
@@ -73,7 +73,15 @@ def test_returns_carry_signal_at_a_realistic_base_rate() -> None:
     rows = sample("baseline")
     assert 0.15 < rows.returned.mean() < 0.20
     assert abs(rows.returned.mean() - rows.return_probability.mean()) < 0.004
-    assert 0.73 < auc(rows.return_probability) < 0.78
+    assert 0.76 < auc(rows.return_probability) < 0.81
+
+
+def test_part_of_the_signal_is_in_the_past_of_customer_and_product_alone() -> None:
+    rows = sample("baseline")
+    own = propensity(rows.customer, rows.product)
+    assert 0.5 < own.std() < 0.65 and abs(own.mean()) < 0.1
+    returned = [rows.returned[own > 0.5].mean(), rows.returned[own < -0.5].mean()]
+    assert returned[0] > 1.5 * returned[1]
 
 
 def test_prices_are_heavy_tailed_and_customers_return() -> None:

@@ -1,0 +1,113 @@
+"""EDGE. What users asked and what a model answered them: the prediction log, with the lake's rows and labels.
+
+The log holds answers, not inputs: an answer names its raw coordinate (or its key), and the lake holds that row. So another
+model can be asked the same question afterwards, without users noticing. The first answer per coordinate counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+import polars as pl
+from confluent_kafka import TopicPartition
+
+from batch import dataset, table
+from batch.labels import COORDINATE
+from pipeline import topics
+from pipeline.contract import RAW_OFFSET, RAW_PARTITION, Contract, OutcomeLabel
+from pipeline.kafka import bounds, consumer, read_all
+from pipeline.settings import Settings
+from pipeline.times import to_ms
+
+ANSWER = "recorded_score"  # column: what was answered then
+DEADLINE_S = 60.0
+_KEY = "_key"
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """`rows`: the lake's rows that were asked about, with ANSWER and LABEL (null = not known yet), in order of arrival.
+
+    `lost`: answers whose row the lake does not have (not landed yet, or asked without a coordinate and never sent).
+    """
+
+    rows: pl.DataFrame
+    lost: int
+
+
+def answers(
+    settings: Settings, contract: Contract, version: str, *, most: int, since_ms: int | None = None
+) -> pl.DataFrame:
+    """At most `most` answers of a version as (RAW_PARTITION, RAW_OFFSET, key, event time, ANSWER).
+
+    Without `since_ms` the newest of the log, as far as its last `most` messages go; with it the first that were written
+    since that wall time (ms).
+    """
+    topic = topics.predictions(contract.id)
+    found = []
+    for message in read_all(
+        settings, topic, deadline_s=DEADLINE_S, from_offsets=_starts(settings, topic, most, since_ms)
+    ):
+        body = _read(message.value() or b"", contract)
+        if body is not None and body[0] == version:
+            found.append(body[1:])
+        if since_ms is not None and len(found) >= most:
+            break
+    schema = {
+        RAW_PARTITION: pl.Int32,
+        RAW_OFFSET: pl.Int64,
+        _KEY: pl.String,
+        contract.time.field: pl.Int64,
+        ANSWER: pl.Float64,
+    }
+    return pl.DataFrame(found, schema=schema, orient="row")
+
+
+def recorded(settings: Settings, contract: Contract, asked: pl.DataFrame) -> Recorded:
+    """The rows behind the answers."""
+    if asked.is_empty() or not table.exists(settings, contract.id):
+        return Recorded(pl.DataFrame(), asked.height)
+    clock = asked[contract.time.field]
+    rows = dataset.rows_between(settings, contract, int(clock.min()), int(clock.max()) + 1)  # type: ignore[arg-type]
+    by_place = asked.filter(pl.col(RAW_OFFSET).is_not_null()).unique(COORDINATE, keep="first", maintain_order=True)
+    found = rows.join(by_place.select(*COORDINATE, ANSWER), on=COORDINATE, how="inner")
+    key = key_of(contract)
+    by_key = asked.filter(pl.col(RAW_OFFSET).is_null(), pl.col(_KEY).is_not_null()).unique(_KEY, keep="first")
+    if key and not by_key.is_empty():
+        firsts = rows.join(found.select(COORDINATE), on=COORDINATE, how="anti").unique(key, keep="first")
+        more = firsts.join(by_key.select(pl.col(_KEY).alias(key), ANSWER), on=key, how="inner")
+        found = pl.concat([found, more.select(found.columns)])
+    known = len(by_place) + len(by_key)
+    return Recorded(found.sort("append_time", *COORDINATE), known - found.height)
+
+
+def key_of(contract: Contract) -> str | None:
+    return contract.label.key if isinstance(contract.label, OutcomeLabel) else contract.key
+
+
+def _read(value: bytes, contract: Contract) -> tuple[object, ...] | None:
+    """(version, partition, offset, key, event time in ms, score); None for what is no prediction."""
+    try:
+        body = msgspec.json.decode(value)
+        raw, key = body.get("raw") or {}, key_of(contract)
+        score = body["score"]
+        if not isinstance(score, int | float):
+            return None
+        when = to_ms(str(body[contract.time.field]))
+        name = body.get(key) if key else None
+        return str(body["version"]), raw.get("partition"), raw.get("offset"), name, when, float(score)
+    except (msgspec.DecodeError, KeyError, ValueError, AttributeError):
+        return None
+
+
+def _starts(settings: Settings, topic: str, most: int, since_ms: int | None) -> dict[int, int]:
+    client = consumer(settings, "read-answers")
+    try:
+        ends = bounds(client, topic)
+        if since_ms is None:
+            return {p: max(lo, hi - most) for p, (lo, hi) in ends.items()}
+        found = client.offsets_for_times([TopicPartition(topic, p, since_ms) for p in ends], timeout=15)
+        return {t.partition: t.offset if t.offset >= 0 else ends[t.partition][1] for t in found}
+    finally:
+        client.close()

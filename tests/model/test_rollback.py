@@ -1,0 +1,151 @@
+"""After a promotion, on a real broker: what does worse on live outcomes goes by itself, what does as well stays."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import numpy as np
+import polars as pl
+import pytest
+
+from batch import compare, dataset, ledger, ledger_topic
+from batch.controller import Controller
+from batch.decisions import Look, Policy, Wait
+from batch.ledger import Entry, Ledger
+from batch.models import Models
+from monitoring.metrics import PrometheusMeter
+from pipeline import contract_file, topics
+from pipeline.errors import CheckFailed
+from pipeline.kafka import read_all
+from pipeline.settings import Settings
+from tests.model import lake, made, sales_rows
+from tests.model.sales_rows import HOUR_MS, START_MS
+from tests.waiting import wait_until
+
+CONTRACT = contract_file.load("sales")
+MODEL = "sales-returned"
+DAY_MS = 24 * HOUR_MS
+
+
+def day(settings: Settings, number: int, orders: int) -> pl.DataFrame:
+    """Another day of orders that arrive from now on, one a millisecond, and their outcomes; its rows.
+
+    Three quarters of them are old enough for a label.
+    """
+    block = sales_rows.draw(orders, seed=number + 1, start_ms=START_MS + number * DAY_MS)
+    arrival = pl.lit(datetime.now(UTC)).cast(pl.Datetime("us", "UTC")) + pl.duration(milliseconds=pl.int_range(orders))
+    place = pl.int_range(pl.len()).over("raw_partition") + number * 100_000
+    rows = sales_rows.events(block, 2).with_columns(append_time=arrival, raw_offset=place)
+    lake.write_events(settings, CONTRACT, rows)
+    lake.write_outcomes(settings, CONTRACT, sales_rows.outcomes(block).with_columns(append_time=arrival))
+    return dataset.rows_between(settings, CONTRACT, START_MS + number * DAY_MS, START_MS + (number + 1) * DAY_MS)
+
+
+def models(settings: Settings, *argv: str) -> int:
+    parser = argparse.ArgumentParser()
+    Models.configure(parser)
+    return Models.run(parser.parse_args(argv), settings)
+
+
+def last(settings: Settings) -> Entry:
+    return Ledger(ledger.path_of(settings)).entries(MODEL)[-1]
+
+
+@pytest.fixture
+def ready(fresh_topics: Callable[..., Settings]) -> Settings:
+    return fresh_topics("sales", 2)
+
+
+def test_a_bad_champion_goes_by_itself_and_a_good_one_stays(
+    ready: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # version 1 serves; 2 was taught nonsense; 3 is as good as 1
+    day(ready, 0, 12_000)
+    rows = dataset.labelled(ready, CONTRACT).rows
+    good = made.trained(ready, CONTRACT, "1", rows)
+    nonsense = np.random.default_rng(5).permutation(rows["label"].to_numpy())
+    bad = made.trained(ready, CONTRACT, "2", rows, nonsense)
+    other = made.trained(ready, CONTRACT, "3", rows.tail(8_000))
+    models(ready, "promote", "1", "--direct", "--reason", "the first")
+    first = last(ready)
+    assert (first.draft.action, first.draft.former, first.draft.reference_version) == ("promote", None, 1)
+
+    # the gate: on the same rows and on the requests that users made
+    asked = day(ready, 1, 6_000)
+    by_score, by_people = asked[:5_000], asked[5_000:]
+    made.answer(ready, CONTRACT, "1", by_score, good.score(by_score))
+    made.answer(ready, CONTRACT, "1", by_score[:50], bad.score(by_score[:50]))  # a repeat: the first answer counts
+    made.answer(ready, CONTRACT, "1", by_people, good.score(by_people), placed=False)
+    never_sent = by_people[:10].with_columns(order_id=pl.col("order_id") + "-never")
+    made.answer(ready, CONTRACT, "1", never_sent, good.score(never_sent), placed=False)
+    with pytest.raises(CheckFailed, match="does not pass the gate: not better"):
+        models(ready, "promote", "2", "--direct", "--reason", "looks fine to me")
+    seen = compare.asked_of(ready, CONTRACT, "1")
+    assert seen is not None and seen.rows.height == 6_000 and seen.lost == 10
+    told = compare.replay(bad, seen, asked)
+    assert told["requests"] == 6_000 and told["unscored"] == 0 and told["loss"]["mean"] > 0  # type: ignore[index]
+    same = compare.replay(good, seen, asked)
+    assert same["distance"] < 1e-9 and same["disagreement"] == 0  # type: ignore[operator]
+
+    # forced through, it answers, its outcomes come, and it goes
+    models(ready, "promote", "2", "--force", "--direct", "--reason", "I insist")
+    forced = last(ready)
+    assert (forced.draft.version, forced.draft.metrics["force"]) == ("2", True)
+    answered = day(ready, 2, 4_000)
+    made.answer(ready, CONTRACT, "2", answered, bad.score(answered))
+    capsys.readouterr()
+    models(ready, "watch", "--json")
+    look = json.loads(capsys.readouterr().out)
+    assert (look["verdict"], look["against"], look["champion"], look["former"]) == ("rollback", "former", "2", "1")
+    meter = PrometheusMeter()
+    turned = Controller(ready, CONTRACT, Policy(first_rows=10**9, cooldown_s=0), meter)
+    assert isinstance(turned.turn([], []), Look)
+    back = last(ready)
+    assert (back.draft.action, back.draft.version, back.draft.former) == ("rollback", "1", "2"), back.draft.reason
+    assert (back.draft.actor, back.draft.metrics["watch"]) == ("control", forced.seq) and back.draft.policy
+    assert back.draft.metrics["evidence"]["log_e"] >= 4.6  # type: ignore[index]
+    assert ledger.champion_of(ledger_topic.read(ready), MODEL)["version"] == "1"  # type: ignore[index]
+    assert b"driftline_rollback_timestamp_seconds{" in meter.exposition()
+    wait_until(lambda: back.draft.reference_version in _references(ready), 20, "the former champion's reference")
+    assert back.draft.reference["from"] == first.draft.reference["from"]  # type: ignore[index]
+    assert isinstance(turned.turn([], []), Wait)
+    with pytest.raises(CheckFailed, match="rolled back from before"):
+        models(ready, "promote", "2", "--direct", "--reason", "once more")
+
+    # as good as the former one: it stays, and its watch ends
+    models(ready, "promote", "3", "--force", "--direct", "--reason", "a second opinion")
+    crowned = last(ready)
+    answered = day(ready, 3, 28_000)
+    made.answer(ready, CONTRACT, "3", answered, other.score(answered))
+    assert isinstance(turned.turn([], []), Look)
+    kept = last(ready)
+    assert (kept.draft.action, kept.draft.version, kept.draft.metrics["watch"]) == ("keep", "3", crowned.seq)
+    assert isinstance(turned.turn([], []), Wait)
+
+    # a person asks: who was champion when, and is the ledger whole
+    capsys.readouterr()
+    models(ready, "history", "--at", forced.draft.at, "--json")
+    assert [json.loads(line)["version"] for line in capsys.readouterr().out.splitlines()] == ["2"]
+    models(ready, "list")
+    out = capsys.readouterr().out
+    assert "rolled back" in out and "former champion" in out
+    _cut(ready)
+    with pytest.raises(CheckFailed, match="the file was cut or replaced"):
+        models(ready, "history")
+    promotion_now = Controller(ready, CONTRACT, Policy(), meter)
+    assert isinstance(promotion_now.turn([], []), Wait)
+    assert b'driftline_ledger_intact{model="sales-returned"} 0.0' in meter.exposition()
+
+
+def _references(settings: Settings) -> set[int]:
+    return {json.loads(m.value())["version"] for m in read_all(settings, topics.REFERENCES)}
+
+
+def _cut(settings: Settings) -> None:
+    import sqlite3
+
+    with sqlite3.connect(ledger.path_of(settings)) as db:
+        db.execute("delete from entries where seq = (select max(seq) from entries)")
