@@ -200,8 +200,11 @@ def _entries(settings: Settings, found: Trace, live: bool) -> list[Entry]:
 def _decision(found: Trace, entries: Sequence[Entry], when: str) -> None:
     """The promotion or rollback by which the version served when it answered."""
     if found.version is None:
-        champion = ledger.champion_at(entries, when) or ledger.champion(entries)
-        found.version, found.inferred = (champion.draft.version if champion else None), True
+        champion = ledger.champion_at(entries, when)
+        if champion is None:
+            found.absent.setdefault("decision", f"the ledger knows no champion at {when}, when the row arrived")
+            return
+        found.version, found.inferred = champion.draft.version, True
     crowns = [e for e in entries if e.draft.action in ledger.CROWNS and e.draft.version == found.version]
     before = [e for e in crowns if e.draft.at <= when]
     if not crowns:
@@ -212,6 +215,7 @@ def _decision(found: Trace, entries: Sequence[Entry], when: str) -> None:
         **{k: getattr(entry.draft, k) for k in ("at", "action", "version", "former", "actor", "reason", "policy")},
         "seq": entry.seq,
         "hash": entry.hash,
+        "later": not before,  # than the answer: by hand, by a wrong clock, or the entry in force then is missing
         "episodes": list(entry.episodes),
     }
 

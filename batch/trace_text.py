@@ -60,7 +60,8 @@ def _decision(trace: Json, absent: Mapping[str, str]) -> Branch:
     made = cast(Json | None, trace["decision"])
     if made is None:
         return f"decision: absent: {absent.get('decision')}", []
-    said = f"decision: ledger entry {made['seq']}, {made['action']} at {made['at']} by {made['actor']}, former {made['former']}"
+    said = f"decision: ledger entry {made['seq']}, {made['action']} at {made['at']} by {made['actor']}, former {made['former'] or 'none'}"
+    said += ", LATER than the answer" if made["later"] else ""
     return said, [(str(made["reason"]), []), (f"policy {made['policy']}; ledger: {trace['ledger']}", [])]
 
 

@@ -9,27 +9,18 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
-import polars as pl
 import pyarrow as pa
 
 from pipeline.contract import Reject
-from pipeline.decode import Decoder
+from pipeline.decode import Decoder, Row
 from pipeline.json_record import constant_field
+from serving import arrow_body, arrow_rows
+from serving.refusal import MAX_BODY, MAX_RECORD, MAX_ROWS, Refusal
 
-MAX_ROWS = 10_000
-MAX_BODY = 16 * 1024 * 1024
-MAX_RECORD = 64 * 1024  # as on the stream
 JSON_TYPE = "application/json"
+ARROW_TYPE = "application/vnd.apache.arrow.stream"
+RAW = b"driftline.raw"  # key of an Arrow schema's metadata: RawCoordinates as JSON
 _STATUS = {"size": 413, **dict.fromkeys(("syntax", "encoding", "empty", "trailing", "depth"), 400)}  # else 422
-
-
-class Refusal(Exception):
-    """An answer with a 4xx status; `body` says what was expected, where, and what came."""
-
-    def __init__(self, status: int, error: str, **detail: object):
-        super().__init__(error)
-        self.status = status
-        self.body = {"error": error, **detail}
 
 
 class RawCoordinates(msgspec.Struct, forbid_unknown_fields=True):
@@ -46,12 +37,17 @@ class _Batch(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _BATCH = msgspec.json.Decoder(_Batch, strict=True)
+_RAW = msgspec.json.Decoder(RawCoordinates, strict=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    frame: pl.DataFrame  # the contract's columns, one row a record, in request order
-    raw: RawCoordinates | None = None
+    batch: pa.RecordBatch  # the contract's columns, one row a record, in request order
+    raw: RawCoordinates | None
+    arrow: bool  # asked in Arrow, and answered so
+
+    def __len__(self) -> int:
+        return self.batch.num_rows
 
 
 class Admission:
@@ -60,29 +56,37 @@ class Admission:
     def __init__(self, decoder: Decoder):
         self._decoder = decoder
 
-    def one(self, content_type: str, body: bytes) -> Admitted:
+    def one(self, content_type: str, body: bytes) -> Row:
         """One record; Refusal 400 not JSON, 413 too large, 415 content type, 422 breaks the contract."""
-        _check_envelope(content_type, body, MAX_RECORD)
+        _check_envelope(content_type, body, MAX_RECORD, (JSON_TYPE,))
         row = self._decoder.decode(body)
         if isinstance(row, Reject):
             raise _refusal(row)
-        return Admitted(_frame(self._decoder.batch([row])))
+        return row
 
     def many(self, content_type: str, body: bytes) -> Admitted:
-        """`{"rows": [...]}`, at most MAX_ROWS of them, all of them or none; `row` in a refusal counts from 0."""
-        _check_envelope(content_type, body, MAX_BODY)
+        """`{"rows": [...]}` or an Arrow stream, at most MAX_ROWS rows, all of them or none; `row` counts from 0."""
+        if _check_envelope(content_type, body, MAX_BODY, (JSON_TYPE, ARROW_TYPE)) == ARROW_TYPE:
+            return self._arrow(body)
         batch = _parse(body)
         size = len(batch.rows)
         if not 0 < size <= MAX_ROWS:
             status = 413 if size else 422
             raise Refusal(status, f"expected 1 to {MAX_ROWS} rows, got {size}", field="rows", rule="size")
-        if batch.raw and len(batch.raw.offsets) != size:
-            found = len(batch.raw.offsets)
-            raise Refusal(422, f"expected one offset a row, got {found} for {size} rows", field="raw", rule="size")
+        _check_offsets(batch.raw, size)
         decoded = self._decoder.decode_batch([bytes(r) for r in batch.rows], range(size), _NO_APPEND_TIME[:size])
         for number, reject in decoded.rejects.items():
             raise _refusal(reject, row=number)
-        return Admitted(_frame(decoded.batch), batch.raw)
+        return Admitted(decoded.batch.select(self._decoder.contract.row_schema.names), batch.raw, arrow=False)
+
+    def _arrow(self, body: bytes) -> Admitted:
+        stream = arrow_body.read(body)
+        raw = _raw(stream.metadata.get(RAW))
+        _check_offsets(raw, stream.rows)
+        judged = arrow_rows.judge(self._decoder, stream)
+        if isinstance(judged, tuple):
+            raise _refusal(judged[1], row=judged[0])
+        return Admitted(judged, raw, arrow=True)
 
 
 # A request has no append time; the end of time makes no record a future one.
@@ -104,18 +108,28 @@ def _refusal(reject: Reject, **where: int) -> Refusal:
     return Refusal(status, reject.message, field=reject.field, rule=reject.code, **where)
 
 
-def _frame(rows: pa.RecordBatch) -> pl.DataFrame:
-    frame = pl.from_arrow(rows)
-    assert isinstance(frame, pl.DataFrame)
-    return frame
+def _raw(text: bytes | None) -> RawCoordinates | None:
+    try:
+        return None if text is None else _RAW.decode(text)
+    except msgspec.MsgspecError as error:
+        raise Refusal(422, f"expected raw coordinates as JSON: {error}", field="raw", rule="type") from None
 
 
-def _check_envelope(content_type: str, body: bytes, limit: int) -> None:
-    if content_type.partition(";")[0].strip().lower() != JSON_TYPE:
+def _check_offsets(raw: RawCoordinates | None, rows: int) -> None:
+    if raw and len(raw.offsets) != rows:
+        found = len(raw.offsets)
+        raise Refusal(422, f"expected one offset a row, got {found} for {rows} rows", field="raw", rule="size")
+
+
+def _check_envelope(content_type: str, body: bytes, limit: int, types: tuple[str, ...]) -> str:
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind not in types:
+        expected = " or ".join(types)
         raise Refusal(
-            415, f"expected content type {JSON_TYPE}, got {content_type or 'none'}", field="", rule="content_type"
+            415, f"expected content type {expected}, got {content_type or 'none'}", field="", rule="content_type"
         )
     if len(body) > limit:
         raise Refusal(413, f"expected a body of at most {limit} bytes, got {len(body)}", field="", rule="size")
     if not body:
-        raise Refusal(400, "expected a JSON body, got none", field="", rule="empty")
+        raise Refusal(400, "expected a body, got none", field="", rule="empty")
+    return kind

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from serving.admission import Refusal
+from serving.refusal import Refusal
 
 WITHIN_S = 10.0  # 16 MiB at 14 Mbit/s; a client that sends a byte a second is let go
 THROWN_AWAY = 256 * 1024 * 1024  # read and dropped of a body that is too large; whoever sends more sees a reset

@@ -8,6 +8,8 @@ import sys
 
 from pipeline.settings import Settings
 
+KEEP_ALIVE_S = 75  # longer than clients keep an idle connection: else both end it at once, and a request is lost
+
 
 class Serve:
     summary = "Answer predictions over HTTP with the ledger's champion (BentoML)."
@@ -38,5 +40,7 @@ class Serve:
             args.host,
             "--port",
             str(settings.ports["serving"]),
+            "--timeout-keep-alive",
+            str(KEEP_ALIVE_S),
         ]
         os.execve(sys.executable, [sys.executable, *command], environment)

@@ -1,44 +1,81 @@
 """EDGE. The prediction service on BentoML: /predict, /predict_batch, /model.
 
-A gate in front judges the raw body by the contract (`serving.admission`) and answers every 4xx itself; behind it an
-endpoint only scores. The champion is read once a request, so an answer comes from exactly one version.
+A gate in front reads the body within its bounds, refuses what is too much, and fixes the model that answers: the champion is
+read once a request, so an answer comes from exactly one version. Behind it an endpoint judges the raw body by the contract
+(`serving.admission`) and scores it (`serving.scoring`); BentoML keeps workers, health and the OpenAPI page.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
+import uuid
+from collections.abc import Callable
+from contextlib import nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import bentoml
 import pydantic
-from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from batch import plan
 from monitoring.metrics import PrometheusMeter
 from pipeline import contract_file, decode
-from pipeline.contract import OutcomeLabel
 from pipeline.settings import from_environment
-from serving.admission import MAX_BODY, MAX_RECORD, Admission, Admitted, Refusal
+from serving.admission import Admission
 from serving.body import Bodies
-from serving.champion import Champion, ChampionFollower
+from serving.champion import ChampionFollower
+from serving.feature_store import FeatureStore
+from serving.overload import Slots, Turns
 from serving.prediction_log import PredictionLog
+from serving.refusal import MAX_BODY, MAX_RECORD, Refusal
+from serving.scoring import Answer, Champion, Scoring
+from serving.worker_metrics import forget_dead_workers
+from stream_processors.live.model_features import check_history
 
 SETTINGS = from_environment(os.environ)
 CONTRACT = contract_file.load(SETTINGS.contract)
 assert CONTRACT.label is not None, f"{CONTRACT.name} has no label: there is nothing to predict"
 MODEL = f"{CONTRACT.id}-{CONTRACT.label.name}"
-KEY = CONTRACT.label.key if isinstance(CONTRACT.label, OutcomeLabel) else CONTRACT.key
 METER = PrometheusMeter()
-ADMISSION = Admission(decode.compile(CONTRACT))
-ROUTES = {"/predict": ADMISSION.one, "/predict_batch": ADMISSION.many, "/model": lambda content_type, body: None}
-LIMITS = {"/predict": MAX_RECORD, "/predict_batch": MAX_BODY, "/model": MAX_RECORD}  # bytes of a body
-BODIES = Bodies()
-CHAMPION = ChampionFollower(
-    SETTINGS, MODEL, on_swap=lambda c: METER.set("driftline_serving_model_version", float(c.version), model=MODEL)
-)
+FEATURES = FeatureStore(SETTINGS, CONTRACT, METER)
+SCORING = Scoring(CONTRACT, MODEL, Admission(decode.compile(CONTRACT)), FEATURES, new_id=lambda: uuid.uuid4().hex)
+CHAMPION = ChampionFollower(SETTINGS, MODEL, METER, check=lambda scorer: check_history(scorer.features, CONTRACT))
+BODIES, BATCHES = Bodies(), Slots()
 WORKERS = int(os.environ.get("DRIFTLINE_SERVING_WORKERS", "2"))
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How a path answers: a function of the model that answers, the content type and the body."""
+
+    answer: Callable[[Champion, str, bytes], Answer]
+    limit: int  # bytes of a body
+    slots: Slots | None = None  # None: answered on the event loop, bounded by its turns
+
+
+ROUTES = {
+    "/predict": Route(SCORING.one, MAX_RECORD),
+    "/predict_batch": Route(SCORING.many, MAX_BODY, BATCHES),
+    "/model": Route(SCORING.model, MAX_RECORD),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    route: Route
+    champion: Champion
+    content_type: str
+    body: bytes
+
+
+ASKED: ContextVar[Asked] = ContextVar("asked")
 
 
 def _schema() -> dict[str, Any]:
@@ -47,7 +84,7 @@ def _schema() -> dict[str, Any]:
 
 
 class Record(pydantic.RootModel[dict[str, Any]]):
-    """One record of the contract; the gate has judged it before it comes here, so nothing is checked twice."""
+    """One record of the contract; the contract's own decoder judges it."""
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> dict[str, Any]:
@@ -55,7 +92,7 @@ class Record(pydantic.RootModel[dict[str, Any]]):
 
 
 class Batch(pydantic.RootModel[dict[str, Any]]):
-    """`{"rows": [record, ...]}`."""
+    """`{"rows": [record, ...]}`, or the same rows as an Arrow stream."""
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> dict[str, Any]:
@@ -68,50 +105,65 @@ class Batch(pydantic.RootModel[dict[str, Any]]):
 
 
 class Prediction(pydantic.BaseModel):
+    id: str
     key: str | None
     score: float
     model: str
     version: str
+    digest: str
+    features_as_of: str | None
 
 
 class Predictions(pydantic.BaseModel):
+    id: str
     model: str
     version: str
     digest: str
+    features_as_of: str | None
     keys: list[str | None]
     scores: list[float]
 
 
 class Gate:
-    """Reads the body once, judges it, answers refusals, and hands the admitted rows on in the request's state."""
+    """Reads the body once, within its bounds, and hands it on beside the model that answers."""
 
     def __init__(self, app: ASGIApp):
         self._app = app
+        self._turns: Turns | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        judge = ROUTES.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
-        if judge is None:
+        route = ROUTES.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if route is None:
             await self._app(scope, receive, send)
             return
         began, endpoint = time.perf_counter(), scope["path"].lstrip("/")
-        try:
-            request = Request(scope, receive)
-            body = await BODIES.read(receive, request.headers, LIMITS[scope["path"]])
-            state = scope.setdefault("state", {})
-            state["champion"] = _serving()
-            state["admitted"] = judge(request.headers.get("content-type", ""), body)
-        except Refusal as refusal:
-            METER.inc("driftline_prediction_errors_total", endpoint=endpoint, status=str(refusal.status))
-            await JSONResponse(refusal.body, refusal.status)(scope, receive, send)
-            return
 
         async def watched(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] >= 400:
                 METER.inc("driftline_prediction_errors_total", endpoint=endpoint, status=str(message["status"]))
             await send(message)
 
-        await self._app(scope, _nothing_to_read, watched)
+        try:
+            self._take()
+            headers = Headers(scope=scope)
+            body = await BODIES.read(receive, headers, route.limit)
+            with route.slots or nullcontext():  # only now: a client that sends slowly holds up nobody
+                ASKED.set(Asked(route, _serving(), headers.get("content-type", ""), body))
+                await self._app(scope, _nothing_to_read, watched)
+        except Refusal as refusal:
+            await _refused(refusal)(scope, receive, watched)
+            return
         METER.observe("driftline_prediction_seconds", time.perf_counter() - began, endpoint=endpoint)
+
+    def _take(self) -> None:
+        if self._turns is None:
+            loop = asyncio.get_running_loop()
+            self._turns = Turns(loop.time, loop.call_soon)
+        self._turns.take()
+
+
+def _refused(refusal: Refusal) -> Response:
+    return JSONResponse(refusal.body, refusal.status, {"Retry-After": "1"} if refusal.status in (429, 503) else None)
 
 
 def _serving() -> Champion:
@@ -122,61 +174,57 @@ def _serving() -> Champion:
 
 
 async def _nothing_to_read() -> Message:
-    """The endpoint's own parser gets an empty object: the rows are in the request's state already."""
+    """The endpoint's own parser gets an empty object: the gate has read the body."""
     return {"type": "http.request", "body": b"{}", "more_body": False}
 
 
 @bentoml.service(
     name="driftline",
     workers=WORKERS,
-    threads=4,
-    traffic={"timeout": 30, "max_concurrency": 128},
+    threads=1,  # batches one after another: two at once take turns at the interpreter, and both come late
+    traffic={"timeout": 30},
     logging={"access": {"enabled": False}},
 )
 class Serving:
     def __init__(self) -> None:
+        forget_dead_workers(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
+        plan.warm_up()
+        FEATURES.start()
         CHAMPION.start()
         self._log = PredictionLog(SETTINGS, CONTRACT, MODEL, METER)
 
     @bentoml.api(route="/predict", output_spec=Prediction)
-    async def predict(self, record: Record, /, ctx: bentoml.Context) -> Prediction:
-        champion, admitted = ctx.request.state.champion, ctx.request.state.admitted
-        keys, scores = self._score(champion, admitted, "predict")
-        return Prediction(key=keys[0], score=scores[0], model=MODEL, version=champion.version)
+    async def predict(self, record: Record, /) -> Any:
+        return self._answer("predict")
 
     @bentoml.api(route="/predict_batch", output_spec=Predictions)
-    def predict_batch(self, batch: Batch, /, ctx: bentoml.Context) -> Predictions:
-        champion, admitted = ctx.request.state.champion, ctx.request.state.admitted
-        keys, scores = self._score(champion, admitted, "predict_batch")
-        return Predictions(model=MODEL, version=champion.version, digest=champion.digest, keys=keys, scores=scores)
+    def predict_batch(self, batch: Batch, /) -> Any:
+        return self._answer("predict_batch")
 
-    @bentoml.api(route="/model")
-    def model(self, ctx: bentoml.Context) -> dict[str, Any]:
+    @bentoml.api(route="/model", output_spec=dict)
+    async def model(self) -> Any:
         """What answers now: model, version, digest, contract, and the facts its training left."""
-        champion: Champion = ctx.request.state.champion
-        return {
-            "model": MODEL,
-            "version": champion.version,
-            "digest": champion.digest,
-            "contract": CONTRACT.name,
-            "meta": champion.scorer.meta,
-        }
+        return self._answer("model")
 
     async def __is_ready__(self) -> bool:
-        return CHAMPION.ready.is_set()
+        return CHAMPION.ready.is_set() and FEATURES.ready.is_set()
 
     @bentoml.on_shutdown
     def close(self) -> None:
         CHAMPION.stop()
+        FEATURES.stop()
         self._log.close()
 
-    def _score(self, champion: Champion, admitted: Admitted, endpoint: str) -> tuple[list[str | None], list[float]]:
-        scores = champion.scorer.score(admitted.frame).tolist()
-        keys = admitted.frame[KEY].to_list() if KEY else [None] * len(scores)
-        times = admitted.frame[CONTRACT.time.field].to_list()
-        self._log.record(KEY or "key", keys, times, scores, champion.version, champion.digest, admitted.raw)
-        METER.inc("driftline_predictions_total", float(len(scores)), endpoint=endpoint, version=champion.version)
-        return keys, scores
+    def _answer(self, endpoint: str) -> Response:
+        asked = ASKED.get()
+        try:
+            answer = asked.route.answer(asked.champion, asked.content_type, asked.body)
+        except Refusal as refusal:
+            return _refused(refusal)
+        if (made := answer.answered) is not None:
+            self._log.record(made)
+            METER.inc("driftline_predictions_total", float(len(made.scores)), endpoint=endpoint, version=made.version)
+        return Response(answer.body, media_type=answer.media_type)
 
 
 Serving.add_asgi_middleware(Gate)

@@ -24,6 +24,7 @@ BUDGET_S = 15 * 60  # the bar for the whole run on two quiet cores; said when mi
 STOP_S = 60 * 60  # then a suite that still runs is stopped and has failed
 LANES = 2  # suites at a time
 LONG = (
+    "faults",
     "validator",
     "live",
     "model",

@@ -83,10 +83,17 @@ def told(message: Message) -> str:
             f"{where}: {error.str()}: retention overtook the validator or the topic was made anew. What is missing cannot "
             "be read again, and no record is jumped over: move the position by hand once that is accepted"
         )
-    if error.fatal() or error.code() in (KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID):
-        raise Fatal(f"{where}: {error.name()}: {error.str()}")
+    end_if_fenced([message])
     log("consumer_error", "warning", at=where, code=error.name(), message=error.str())
     return error.name()
+
+
+def end_if_fenced(messages: Sequence[Message]) -> None:
+    """Fatal if the client tells that it is out of the group for good; it tells so once, and idles from then on."""
+    for message in messages:
+        error = message.error()
+        if error is not None and (error.fatal() or error.code() in (KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID)):
+            raise Fatal(f"{message.topic()}/{message.partition()}@{message.offset()}: {error.name()}: {error.str()}")
 
 
 def wait_for_topics(client: Consumer, wanted: Sequence[str], service: Service) -> None:

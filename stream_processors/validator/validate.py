@@ -166,6 +166,7 @@ class Validator:
         began = clock()
         messages = self._consumer.consume(self._batch_records(max_records), BATCH_WAIT_S)
         if self._unplaced or self._let_go_on():
+            inputs.end_if_fenced(messages)
             self._place()  # what was read belongs to the former assignment
             return False
         runs = self._runs(messages)

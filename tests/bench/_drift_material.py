@@ -18,6 +18,7 @@ from pipeline.contract import MonitoredFeature, Tolerance
 from stream_processors.detectors.detector import Detectors
 from stream_processors.reference import cells
 from stream_processors.reference.cells import WHOLE, FeatureReference
+from stream_processors.reference.grid import edges_of
 from tests.bench._drift_answers import Answer, Picture, Size, Table, shared_out
 from tests.bench._drift_changes import CATEGORIES, ranks
 from tests.bench._drift_streams import pages, plan_of
@@ -47,10 +48,8 @@ class Kind:
 
 
 def cumulative_law(known: FeatureReference, cdf: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Shares of the coarse cells under a continuous law: a cell ends with its last reference value, the last one never."""
-    of = known.cell_of[1::2]
-    edges = known.values[np.flatnonzero(np.diff(of))]
-    return np.concatenate((np.diff(cdf(edges), prepend=0.0, append=1.0), [0.0, 0.0]))
+    """Shares of the coarse cells under a continuous law."""
+    return np.concatenate((np.diff(cdf(edges_of(known)), prepend=0.0, append=1.0), [0.0, 0.0]))
 
 
 def _shift_of_distance(known: FeatureReference, size: float) -> np.ndarray:

@@ -27,10 +27,11 @@ def progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def finish(bench: str, began: float, bars: list[Bar], figures: dict[str, object]) -> int:
-    """Print the report (`began` is a time.monotonic()); returns the exit code."""
+def finish(bench: str, began: float, bars: list[Bar], figures: dict[str, object], **more: object) -> int:
+    """Print the report (`began` is a time.monotonic()), `more` beside its figures; returns the exit code."""
     for b in bars:
         verdict = "ok  " if b["pass"] else ("MISS" if b["required"] else "miss")
         progress(f"{verdict} {b['name']}: {b['value']} {b['op']} {b['target']}")
-    print(json.dumps({"bench": bench, "seconds": round(time.monotonic() - began, 1), "bars": bars, "figures": figures}))
+    seconds = round(time.monotonic() - began, 1)
+    print(json.dumps({"bench": bench, "seconds": seconds, **more, "bars": bars, "figures": figures}))
     return 1 if any(b["required"] and not b["pass"] for b in bars) else 0

@@ -13,6 +13,18 @@ CLOSING = ('driftline_windows_closed_total{dataset="sales",close="final"}', "0+1
 
 # alert: (series in which it fires, series in which it is silent); one sample a minute, judged after 30 minutes
 CASES: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
+    "DriftlineFeaturesStale": (
+        [('driftline_feature_staleness_seconds{process="serve",dataset="sales"}', "0+60x60")],
+        [('driftline_feature_staleness_seconds{process="serve",dataset="sales"}', "20x60")],
+    ),
+    "DriftlineModelRolledBack": (
+        [('driftline_rollback_timestamp_seconds{model="sales-returned"}', "600x60")],
+        [('driftline_rollback_timestamp_seconds{model="sales-returned"}', "-7200x60")],
+    ),
+    "DriftlineLedgerBroken": (
+        [('driftline_ledger_intact{model="sales-returned"}', "1x10 0x50")],
+        [('driftline_ledger_intact{model="sales-returned"}', "1x60")],
+    ),
     "DriftlineProcessDown": (
         [('up{job="drift",instance="a"}', "1x10 0x50")],
         [('up{job="drift",instance="a"}', "1x60")],
@@ -94,6 +106,16 @@ CASES: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
     "DriftlinePredictionLogDropped": (
         [("driftline_prediction_log_dropped_total", "0x26 5x10")],
         [("driftline_prediction_log_dropped_total", "5x60")],
+    ),
+    "DriftlineModelRefused": (
+        [
+            ('driftline_serving_model_refused{model="m",pid="1"}', "0x60"),
+            ('driftline_serving_model_refused{model="m",pid="2"}', "0x20 1x40"),
+        ],
+        [
+            ('driftline_serving_model_refused{model="m",pid="1"}', "0x60"),
+            ('driftline_models_refused_total{model="m",reason="digest"}', "3x60"),
+        ],
     ),
     "DriftlineServingBehindLedger": (
         [

@@ -21,9 +21,9 @@ def refused(call) -> tuple[int, str, str]:
 
 
 def test_a_good_record_becomes_a_row_of_the_contracts_columns(admission, sales):
-    frame = admission.one(JSON, body(order(price=3))).frame
-    assert frame.columns == [f.name for f in sales.fields]
-    assert frame.row(0, named=True)["price"] == 3.0
+    row = admission.one(JSON, body(order(price=3)))
+    assert list(row) == [f.name for f in sales.fields]
+    assert row["price"] == 3.0
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_batch_keeps_its_order_and_its_coordinates(admission):
             }
         ),
     )
-    assert admitted.frame["order_id"].to_list() == [order(i)["order_id"] for i in range(5)]
+    assert admitted.batch["order_id"].to_pylist() == [order(i)["order_id"] for i in range(5)]
     assert admitted.raw.offsets == [4, 5, 6, 7, 9]
 
 

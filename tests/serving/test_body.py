@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from serving.admission import Refusal
 from serving.body import Bodies
+from serving.refusal import Refusal
 
 
 def of(*chunks: bytes, then: str = "end"):

@@ -1,0 +1,174 @@
+"""PURE. A request's bytes and one model into an answer: admitted by the contract, scored, said in the kind it was asked in.
+
+    scoring = Scoring(contract, model, Admission(decode.compile(contract)), store, new_id)
+    scoring.one(champion, content_type, body)     -> Answer of a record            /predict
+    scoring.many(champion, content_type, body)    -> Answer of a batch             /predict_batch
+    scoring.model(champion, content_type, body)   -> Answer about the model        /model
+
+One champion is passed in and used throughout, so an answer comes from exactly one version. Knows no HTTP server; what was
+answered goes into `Answer.answered`, for the prediction log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+import msgspec
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from batch.model import Scorer
+from pipeline.contract import Contract
+from pipeline.decode import Row
+from pipeline.times import ms
+from serving.admission import ARROW_TYPE, JSON_TYPE, Admission, RawCoordinates
+from serving.predicted import Answered, key_of
+from stream_processors.live.model_features import FeatureSet
+
+
+@dataclass(frozen=True, slots=True)
+class Champion:
+    """The model that answers: made once by the ledger's follower, read once a request."""
+
+    version: str
+    digest: str
+    scorer: Scorer
+
+
+class AsOf(Protocol):
+    """Up to where the history of a request's entities was known."""
+
+    @property
+    def text(self) -> str: ...
+
+    def json(self) -> dict[str, object]: ...
+
+
+class Store(Protocol):
+    """History features of the entities that a request names; an entity that is not there has its defaults."""
+
+    def row(self, record: Row) -> tuple[Sequence[float], AsOf | None]: ...
+
+    def matrix(self, frame: pl.DataFrame, raw: RawCoordinates | None) -> tuple[np.ndarray, AsOf | None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    body: bytes
+    media_type: str = JSON_TYPE
+    answered: Answered | None = None  # None: nothing was predicted
+
+
+class _Prediction(msgspec.Struct):
+    id: str
+    key: str | None
+    score: float
+    model: str
+    version: str
+    digest: str
+    features_as_of: str | None
+
+
+class _Predictions(msgspec.Struct):
+    id: str
+    model: str
+    version: str
+    digest: str
+    features_as_of: str | None
+    keys: Sequence[str | None]
+    scores: list[float]
+
+
+class Scoring:
+    """Answers the requests of one contract's model."""
+
+    def __init__(self, contract: Contract, model: str, admission: Admission, store: Store, new_id: Callable[[], str]):
+        self._contract, self._model, self._admission, self._store = contract, model, admission, store
+        self._new_id = new_id
+        self._key, self._time = key_of(contract), contract.time.field
+
+    def one(self, champion: Champion, content_type: str, body: bytes) -> Answer:
+        record = self._admission.one(content_type, body)
+        features = champion.scorer.features
+        history, as_of = self._row_history(features, record)
+        row = np.array([features.row(record, history)])
+        score = float(champion.scorer.score_matrix(row)[0])
+        key = str(record[self._key]) if self._key and record[self._key] is not None else None
+        answered = self._answered(champion, [key], [_ms(record[self._time])], [score], None, as_of)
+        said = _Prediction(f"{answered.id}-0", key, score, self._model, champion.version, champion.digest, _text(as_of))
+        return Answer(_ENCODER.encode(said), JSON_TYPE, answered)
+
+    def many(self, champion: Champion, content_type: str, body: bytes) -> Answer:
+        admitted = self._admission.many(content_type, body)
+        features = champion.scorer.features
+        frame = pl.DataFrame(pl.from_arrow(admitted.batch))
+        history, as_of = self._history(features, frame, admitted.raw)
+        scores = champion.scorer.score_matrix(features.matrix(frame, history))
+        keys = frame[self._key].cast(pl.String).to_list() if self._key else [None] * len(frame)
+        times = admitted.batch.column(self._time).view(pa.int64()).to_numpy(zero_copy_only=False)
+        answered = self._answered(champion, keys, times, scores.tolist(), admitted.raw, as_of)
+        if admitted.arrow:
+            return Answer(self._in_arrow(champion, answered, scores, as_of), ARROW_TYPE, answered)
+        said = _Predictions(
+            answered.id, self._model, champion.version, champion.digest, _text(as_of), keys, answered.scores
+        )
+        return Answer(_ENCODER.encode(said), JSON_TYPE, answered)
+
+    def model(self, champion: Champion, content_type: str, body: bytes) -> Answer:
+        """What answers now: model, version, digest, contract, and the facts its training left."""
+        said = {
+            "model": self._model,
+            "version": champion.version,
+            "digest": champion.digest,
+            "contract": self._contract.name,
+            "meta": champion.scorer.meta,
+        }
+        return Answer(_ENCODER.encode(said))
+
+    def _row_history(self, features: FeatureSet, record: Row) -> tuple[Sequence[float], AsOf | None]:
+        return self._store.row(record) if features.history else ((), None)
+
+    def _history(
+        self, features: FeatureSet, frame: pl.DataFrame, raw: RawCoordinates | None
+    ) -> tuple[np.ndarray | None, AsOf | None]:
+        return self._store.matrix(frame, raw) if features.history else (None, None)
+
+    def _answered(
+        self,
+        champion: Champion,
+        keys: Sequence[str | None],
+        times: Sequence[int] | np.ndarray,
+        scores: list[float],
+        raw: RawCoordinates | None,
+        as_of: AsOf | None,
+    ) -> Answered:
+        features = None if as_of is None else as_of.json()
+        return Answered(self._new_id(), keys, times, scores, champion.version, champion.digest, raw, features)
+
+    def _in_arrow(self, champion: Champion, answered: Answered, scores: np.ndarray, as_of: AsOf | None) -> bytes:
+        """Columns `key` and `score`; what is one a batch stands in the schema's metadata."""
+        said = {"id": answered.id, "model": self._model, "version": champion.version, "digest": champion.digest}
+        metadata = {**said, "features_as_of": _text(as_of) or ""}
+        columns = [pa.array(answered.keys, pa.string()), pa.array(scores)]
+        schema = pa.schema([("key", pa.string()), ("score", pa.float64())], metadata)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, schema) as writer:
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+        return sink.getvalue().to_pybytes()
+
+
+_ENCODER = msgspec.json.Encoder()
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _ms(when: object) -> int:
+    assert isinstance(when, datetime)
+    return ms(when - _EPOCH)
+
+
+def _text(as_of: AsOf | None) -> str | None:
+    return None if as_of is None else as_of.text

@@ -1,0 +1,149 @@
+"""What lies behind the HTTP door: one record without a frame, log entries, overload, which ledger entries count."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batch import model
+from pipeline import contract_file, decode
+from pipeline.settings import from_environment
+from serving.admission import JSON_TYPE, Admission, RawCoordinates
+from serving.champion import promotion
+from serving.overload import Slots, Turns
+from serving.predicted import SLICE, Answered, messages
+from serving.refusal import Refusal
+from serving.scoring import Champion, Scoring
+from serving.worker_metrics import forget_dead_workers
+from stream_processors.live.model_features import features_for
+from tests.serving.conftest import body, bundle, order
+
+CONTRACT = contract_file.load("sales")
+HISTORY = len(features_for(CONTRACT).history)
+
+
+class Nothing:
+    """A store that knows no entity: the history features are all missing."""
+
+    def row(self, record: decode.Row) -> tuple[list[float], None]:
+        return [np.nan] * HISTORY, None
+
+    def matrix(self, frame: pl.DataFrame, raw: object = None) -> tuple[np.ndarray, None]:
+        return np.full((len(frame), HISTORY), np.nan), None
+
+
+@pytest.fixture(scope="module")
+def scoring() -> Scoring:
+    return Scoring(CONTRACT, "sales-returned", Admission(decode.compile(CONTRACT)), Nothing(), lambda: "id")
+
+
+@pytest.fixture(scope="module")
+def champion(tmp_path_factory: pytest.TempPathFactory) -> Champion:
+    settings = from_environment({"DRIFTLINE_HOME": str(tmp_path_factory.mktemp("home"))})
+    artifact = bundle(settings, CONTRACT, "7", 1)
+    scorer = model.load(settings.home / artifact["uri"], artifact["sha256"])
+    return Champion("7", artifact["sha256"], scorer)
+
+
+RECORD = st.builds(
+    lambda price, quantity, discount, when, category: order(
+        price=price, quantity=quantity, discount=discount, event_time=f"{when.isoformat()}Z", category=category
+    ),
+    st.floats(0, 1e6), st.integers(0, 1000), st.floats(0, 1),
+    st.datetimes(datetime(1970, 1, 1), datetime(2199, 12, 31)),
+    st.sampled_from(["books", "toys", "home"]),
+)  # fmt: skip
+
+
+@given(record=RECORD)
+def test_a_record_alone_is_scored_as_the_library_scores_it_in_a_batch(
+    scoring: Scoring, champion: Champion, record: dict[str, object]
+) -> None:
+    one = json.loads(scoring.one(champion, JSON_TYPE, body(record)).body)
+    many = json.loads(scoring.many(champion, JSON_TYPE, body({"rows": [record, order(1)]})).body)
+    frame = pl.DataFrame([decode.compile(CONTRACT).decode(body(record))])
+    matrix = champion.scorer.features.matrix(frame, np.full((1, HISTORY), np.nan))
+    assert abs(one["score"] - champion.scorer.classifier.predict_proba(matrix)[0, 1]) < 1e-12
+    assert one["score"] == many["scores"][0] and (one["version"], many["version"]) == ("7", "7")
+
+
+def test_log_entries_name_row_model_and_coordinate_in_slices() -> None:
+    rows = SLICE + 1
+    raw = RawCoordinates("sales.events", 3, list(range(100, 100 + rows)))
+    answered = Answered("a", [f"O{i}" for i in range(rows)], np.arange(rows) * 1000, [0.5] * rows, "7", "d" * 64, raw)
+    parts = list(messages(answered, 1_500, "sales-returned", "order_id", "event_time"))
+    assert [len(p) for p in parts] == [SLICE, 1]
+    assert parts[1][0]["key"] == f"O{SLICE}"
+    assert json.loads(parts[1][0]["value"]) == {
+        "id": f"a-{SLICE}", "order_id": f"O{SLICE}", "score": 0.5, "model": "sales-returned", "version": "7",
+        "digest": "d" * 64, "at": "1970-01-01T00:00:01.500Z", "event_time": "1970-01-01T00:03:20.000Z",
+        "raw": {"topic": "sales.events", "partition": 3, "offset": 100 + SLICE}, "features": None,
+    }  # fmt: skip
+
+
+def test_a_turn_that_has_lasted_its_time_refuses_the_rest_and_the_next_one_starts_anew() -> None:
+    now, later = [0.0], []
+    turns = Turns(lambda: now[0], later.append, most_s=0.02)
+    turns.take()
+    now[0] = 0.02
+    turns.take()
+    now[0] = 0.021
+    with pytest.raises(Refusal) as caught:
+        turns.take()
+    assert caught.value.status == 429 and len(later) == 1
+    later.pop()()
+    turns.take()
+    assert len(later) == 1
+
+
+def test_slots_are_given_back_whatever_happens() -> None:
+    slots = Slots(most=1)
+    with pytest.raises(KeyError), slots:
+        with pytest.raises(Refusal), slots:
+            raise AssertionError("two at once")
+        raise KeyError
+    with slots:
+        assert slots.taken == 1
+    assert slots.taken == 0
+
+
+ENTRY = {
+    "seq": 4, "model": "m", "version": "2", "action": "promote", "artifact": {"uri": "models/m/2", "sha256": "ab"}, "hash": "x",
+}  # fmt: skip
+
+
+def test_only_a_whole_promotion_of_this_model_counts() -> None:
+    found = promotion(json.dumps(ENTRY).encode(), "m")
+    assert found is not None and (found.seq, found.version, found.artifact.uri) == (4, "2", "models/m/2")
+    assert promotion(json.dumps({**ENTRY, "action": "rollback"}).encode(), "m") is not None
+    for other in (
+        {"action": "train"},
+        {"action": "keep"},
+        {"model": "n"},
+        {"artifact": None},
+        {"version": None},
+        {"seq": "4"},
+    ):
+        assert promotion(json.dumps({**ENTRY, **other}).encode(), "m") is None
+    for damaged in (b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000):
+        assert promotion(damaged, "m") is None
+
+
+def test_gauges_of_a_process_that_is_gone_are_removed(tmp_path: Path) -> None:
+    for name in (
+        "gauge_all_999999999.db",
+        f"gauge_all_{os.getpid()}.db",
+        "counter_999999999.db",
+        "gauge_livesum_999999999.db",
+    ):
+        (tmp_path / name).touch()
+    assert set(forget_dead_workers(tmp_path)) == {999999999}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["counter_999999999.db", f"gauge_all_{os.getpid()}.db"]
