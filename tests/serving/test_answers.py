@@ -91,16 +91,16 @@ def test_log_entries_name_row_model_and_coordinate_in_slices() -> None:
 
 def test_a_turn_that_has_lasted_its_time_refuses_the_rest_and_the_next_one_starts_anew() -> None:
     now, later = [0.0], []
-    turns = Turns(lambda: now[0], later.append, most_s=0.02)
+    turns = Turns(lambda: now[0], later.append, most_s=0.02, few=2)
     turns.take()
-    now[0] = 0.02
-    turns.take()
-    now[0] = 0.021
+    now[0] = 5.0
+    turns.take()  # late, but one of a few
     with pytest.raises(Refusal) as caught:
         turns.take()
     assert caught.value.status == 429 and len(later) == 1
     later.pop()()
-    turns.take()
+    for _ in range(5):
+        turns.take()  # many, but within the time
     assert len(later) == 1
 
 

@@ -151,6 +151,8 @@ def _command(process: psutil.Process) -> list[str]:
 
 
 def test_more_than_a_worker_can_answer_is_refused_at_once_and_the_rest_answered(served: Served) -> None:
+    served.promote("1")
+    served.await_version("1")
     message = request("/predict_batch", body({"rows": [order(i) for i in range(200)]}))
     clients = [Connection(int(served.base.rpartition(":")[2])) for _ in range(120)]
     for client in clients:
@@ -162,4 +164,4 @@ def test_more_than_a_worker_can_answer_is_refused_at_once_and_the_rest_answered(
     refused = json.loads(next(told for status, told in answers if status == 429))
     assert "more requests" in refused["error"]
     assert served.metric("driftline_prediction_errors_total", status="429")
-    assert served.version() == "2"
+    assert served.version() in served.artifacts
