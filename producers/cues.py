@@ -30,7 +30,9 @@ class Cues:
         phase, self._asked = self._waiting.pop(0), self._asked - 1
         log("scenario_changed", scenario=phase.name, event_time=to_text(first_ms))
         if self._marker:
-            self._marker.write_text(json.dumps({"scenario": phase.name, "began": to_text(first_ms)}))
+            part = self._marker.with_suffix(".part")  # whoever waits for the file reads all of it or the former one
+            part.write_text(json.dumps({"scenario": phase.name, "began": to_text(first_ms)}))
+            part.replace(self._marker)
         return phase.world
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
