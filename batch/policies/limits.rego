@@ -15,8 +15,8 @@ promotion := {
 	"requests": 500, # recorded requests from which a replay is judged
 	"disagreement": 0.25, # share of recorded requests that would be decided the other way
 	"bytes": 16777216, # of a bundle
-	"row_ms": 5.0, # one row
-	"batch_us": 100.0, # a row of a batch
+	"row_ms": 5.0, # CPU time of one row
+	"batch_us": 100.0, # CPU time of a row of a batch
 	"golden": 0.000000001, # largest difference of a golden row's score
 }
 

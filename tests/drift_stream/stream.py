@@ -136,7 +136,7 @@ def drift(environment: Mapping[str, str], contract: Path, log: Path) -> Iterator
     """A drift process that owns its partitions; killed at the end."""
     worker = Worker({**os.environ, **environment}, contract, log)
     try:
-        wait_until(lambda: worker.said(" assigned "), 40, "the drift process to get its partitions")
+        wait_until(lambda: worker.said(" assigned "), 120, "the drift process to get its partitions")
         yield worker
     finally:
         worker.close()

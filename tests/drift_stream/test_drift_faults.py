@@ -70,7 +70,7 @@ def test_aborted_blocks_never_count_and_a_process_without_its_local_state_goes_o
         for at in range(0, half, 15):
             write(made, stream[at : min(half, at + 15)])
             disturb(min(half, at + 15) - 1)
-        wait_until(lambda: len(final_windows(settings)) >= 1, 40, "a window")
+        wait_until(lambda: len(final_windows(settings)) >= 1, 120, "a window")
         worker.kill()
     write(made, stream[half:])
     disturb(len(stream) - 1)
@@ -79,7 +79,7 @@ def test_aborted_blocks_never_count_and_a_process_without_its_local_state_goes_o
         "DRIFTLINE_HOME": str(folder / "another-home"),
     }  # the references' files stay where they are
     with drift(elsewhere, path, folder / "second.log"):
-        wait_until(lambda: len(final_windows(settings)) >= 5, 40, "five windows")
+        wait_until(lambda: len(final_windows(settings)) >= 5, 120, "five windows")
     assert told(settings) == undisturbed(settings, contract, stream)
 
 
@@ -95,10 +95,10 @@ def test_an_idle_partition_holds_nobody_back_and_its_return_settles_what_was_pro
         def provisional() -> set[str]:
             return {str(v["window_start"]) for v in verdicts(settings) if v["provisional"]}
 
-        wait_until(lambda: len(provisional() - final_windows(settings)) >= 2, 40, "windows closed without the idle one")
+        wait_until(lambda: len(provisional() - final_windows(settings)) >= 2, 120, "windows closed without the idle one")
         assert to_text(DAY0 + 3 * HOUR) not in final_windows(settings)
         write(made, parts[1][len(early) :])
-        wait_until(lambda: len(final_windows(settings)) >= 4, 40, "the final verdicts")
+        wait_until(lambda: len(final_windows(settings)) >= 4, 120, "the final verdicts")
         assert worker.stop() == 0
     assert told(settings) == undisturbed(settings, contract, [*parts[0], *parts[1]])
 
@@ -130,7 +130,7 @@ def test_a_producer_whose_clock_is_a_week_ahead_closes_no_window(tiny):
     ]
     assert max(newest) < began + 5 * HOUR
     with drift(environment, path, folder / "drift.log") as worker:
-        closed = wait_until(lambda: f if len(f := final_windows(settings)) >= 4 else None, 40, "four windows")
+        closed = wait_until(lambda: f if len(f := final_windows(settings)) >= 4 else None, 120, "four windows")
         assert worker.stop() == 0
     assert closed == {to_text(began + h * HOUR) for h in range(4)}
     found = [v for v in verdicts(settings) if (v["feature"], v["segment"]) == ("price", "*") and not v["provisional"]]

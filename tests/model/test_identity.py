@@ -48,6 +48,7 @@ class World:
     rows: pl.DataFrame  # events in the lake when the model was trained
     heard: pl.DataFrame  # outcomes
     scores: dict[str, float]  # recorded answers by order
+    version: str  # the registry numbers it, and other modules' worlds use the same registry
 
 
 def refused() -> pl.Expr:
@@ -109,7 +110,9 @@ def world(broker: Broker, mlflow_url: str, tmp_path_factory: pytest.TempPathFact
     asked = dataset.with_history(settings, CONTRACT, rows.slice(4_000, 50))
     scores = scorer.score(asked)
     made.answer(settings, CONTRACT, str(entry.draft.version), asked, scores)
-    yield World(settings, rows, heard, dict(zip(asked["order_id"], scores.tolist(), strict=True)))
+    yield World(
+        settings, rows, heard, dict(zip(asked["order_id"], scores.tolist(), strict=True)), str(entry.draft.version)
+    )
 
 
 def go_on(world: World) -> None:
@@ -177,13 +180,15 @@ def test_a_card_lies_beside_the_bundle_and_with_the_run(world: World) -> None:
         artifact["sha256"],
         "null 1, range 2",
         "may serve",
-        "models rebuild 1",
+        f"models rebuild {entry.draft.version}",
         "Gaps between groups",
     ):
         assert str(part) in page, part
     assert page.count("data:image/png;base64,") == 3 and "http" not in page  # it needs nothing else
     client = registry._client(world.settings)
-    assert [f.path for f in client.list_artifacts(data["recipe"]["run_id"], "card")] == ["card/1-card.html"]  # type: ignore[index,call-overload]
+    assert [f.path for f in client.list_artifacts(data["recipe"]["run_id"], "card")] == [
+        f"card/{entry.draft.version}-card.html"
+    ]  # type: ignore[index,call-overload]
 
 
 def test_a_prediction_is_traced_to_offsets_and_dead_letters(world: World) -> None:
@@ -226,7 +231,7 @@ def test_a_trace_of_a_stopped_stack_tells_what_is_absent(
     stopped = replace(world.settings, bootstrap="127.0.0.1:9")
     found = trace(stopped, CONTRACT, MODEL, order)
     assert found.prediction is None and "no broker" in found.absent["prediction"]
-    assert found.inferred and found.version == "1" and found.training and found.files
+    assert found.inferred and found.version == world.version and found.training and found.files
     assert "inferred" in found.text() and "prediction: absent: no broker" in found.text()
     late = Ledger(ledger.path_of(replace(stopped, home=tmp_path)))  # a promotion after the row arrived
     for entry in Ledger(ledger.path_of(stopped)).entries(MODEL):
@@ -247,7 +252,7 @@ def test_what_never_became_a_row_is_named(world: World) -> None:
 
 def test_another_process_makes_the_same_bundle_from_a_lake_that_went_on(world: World, tmp_path: Path) -> None:
     go_on(world)
-    code, told, said = verb(world.settings, "rebuild", "1", "--out", str(tmp_path / "again"))
+    code, told, said = verb(world.settings, "rebuild", world.version, "--out", str(tmp_path / "again"))
     assert code == 0, said
     assert told["same_data"] and told["bundle"]["equal"] and told["differs"] == []  # type: ignore[index]
     [entry, _] = Ledger(ledger.path_of(world.settings)).entries(MODEL)
@@ -263,17 +268,17 @@ def test_a_rebuild_finds_a_row_that_changed_and_a_lake_that_is_behind(world: Wor
     shutil.copy(ledger.path_of(world.settings), ledger.path_of(settings))
     changed = pl.when(pl.col("order_id") == world.rows["order_id"][3_000]).then(pl.col("price") + 0.01)
     fill(settings, world.rows.with_columns(price=changed.otherwise(pl.col("price"))), world.heard, 1)
-    found = rebuild(settings, CONTRACT, MODEL, "1")
+    found = rebuild(settings, CONTRACT, MODEL, world.version)
     assert found.rows.equal and not found.digest.equal and found.bundle is None
     assert found.fault and "rows of digest" in found.fault and found.code.equal
     with pytest.raises(CheckFailed, match=r"expected the contract sales@1\.0\.0 .*, got sales@9"):
-        rebuild(settings, replace(CONTRACT, version="9"), MODEL, "1")
+        rebuild(settings, replace(CONTRACT, version="9"), MODEL, world.version)
     with pytest.raises(CheckFailed, match="knows no trained version 9"):
         rebuild(settings, CONTRACT, MODEL, "9")
     shutil.rmtree(settings.lake)
     fill(settings, world.rows.head(6_000), world.heard, 1)
     with pytest.raises(CheckFailed, match=r"expected events up to offset .*, the lake holds"):
-        rebuild(settings, CONTRACT, MODEL, "1")
+        rebuild(settings, CONTRACT, MODEL, world.version)
 
 
 def test_lines_that_a_later_line_cancels_keep_the_labels_that_they_were_trained_with(tmp_path: Path) -> None:
