@@ -128,7 +128,7 @@ def test_setup_without_rights_says_what_to_install(bare):
     tool(bare, "apt-cache", "exit 0")
     done = set_up(bare)
     assert done.returncode == 1
-    wanted = "openjdk-17-jre-headless maven prometheus prometheus-alertmanager"
+    wanted = "openjdk-17-jre-headless maven prometheus prometheus-alertmanager strace"
     assert f"apt-get install --no-install-recommends {wanted}" in done.stderr
 
 
@@ -141,7 +141,7 @@ def test_setup_without_apt_says_what_is_missing(bare):
 
 
 def test_setup_installs_only_what_is_missing_and_without_recommended_packages(bare):
-    for name in ("prometheus", "promtool", "prometheus-alertmanager", "mvn"):
+    for name in ("prometheus", "promtool", "prometheus-alertmanager", "mvn", "strace"):
         tool(bare, name, "exit 0")
     tool(bare, "id", "echo 0")
     tool(bare, "tee", "cat > /dev/null")  # the policy file of this machine is left alone
