@@ -28,7 +28,7 @@ from stream_processors.detectors.detector import Detectors, Evidence
 from stream_processors.detectors.reach import smallest_effect
 from stream_processors.judging.panes import WHOLE, Key, segment_name
 from stream_processors.library.frames import Data, alike, expect, table_of
-from stream_processors.library.options import check_alpha, check_rule, check_steps, monitored, unwatched
+from stream_processors.library.options import check_alpha, check_rule, check_steps, groupings_of, monitored, unwatched
 from stream_processors.library.result import FeatureResult, Result, State, loudest
 from stream_processors.reference import cells
 from stream_processors.reference.cells import FeatureReference
@@ -72,7 +72,7 @@ class Monitor:
         check_rule(rule, alpha)
         pane_rows = int(pane_rows)
         table = table_of(reference, "reference")
-        groupings = tuple((s,) if isinstance(s, str) else tuple(s) for s in segments)
+        groupings = groupings_of(segments)
         named = monitored(table, features, tolerance, weights or {})
         expect(table, "reference", [*(f.name for f in named), *(c for g in groupings for c in g)])
         self.pane_rows, self.run_length = pane_rows, run_length
@@ -209,7 +209,8 @@ def compare(
     """Two samples once: every statistic of a window, `different` where the p-value stands up to Holm's correction.
 
     For looking, not for watching: asked again and again of the same stream it finds something sooner or later. Holm 1979:
-    the smallest of K p-values is held to alpha / K, the next to alpha / (K - 1), until one does not pass.
+    the smallest of K p-values is held to alpha / K, the next to alpha / (K - 1), until one does not pass. A feature's is the
+    smaller one of its values and of its nulls, doubled (Bonferroni); that of the values where neither sample has nulls.
 
     >>> rng = np.random.default_rng(7)
     >>> compare(rng.normal(0, 1, 5_000), rng.normal(0.2, 1, 5_000))["value"].state
@@ -217,7 +218,7 @@ def compare(
     """
     check_alpha(alpha)
     table, other = table_of(reference, "reference"), table_of(window, "window")
-    groupings = tuple((s,) if isinstance(s, str) else tuple(s) for s in segments)
+    groupings = groupings_of(segments)
     plan = DriftPlan(monitored(table, features, 0.0, {}), groupings, alpha=alpha, rejects=False)
     needed = [*(f.name for f in plan.features), *(c for g in groupings for c in g)]
     expect(table, "reference", needed)
@@ -226,10 +227,11 @@ def compare(
     references = _references(plan, table)
     counted = {k: cells.count(references[k], c) for k, c in _columns(plan, other, {s for _, s in references})}
     told = {k: statistics.compare(r, counted.get(k, EMPTY), alpha) for k, r in references.items()}
-    different = _holm({k: t.p_value for k, t in told.items() if t.p_value is not None}, alpha)
+    p_values = {k: _either(t) for k, t in told.items()}
+    different = _holm({k: p for k, p in p_values.items() if p is not None}, alpha)
     found = {}
     for k, t in told.items():
-        state: State = "undefined" if t.p_value is None else "different" if k in different else "ok"
+        state: State = "different" if k in different else "undefined" if t.p_value is None else "ok"
         found[k] = FeatureResult(*k, state, t, None, None, references[k], counted.get(k, EMPTY), ())
     left = unwatched(table, features, set(needed))
     notes = (f"not watched: {', '.join(left)}",) if left else ()
@@ -265,6 +267,15 @@ def _columns(plan: DriftPlan, table: pa.Table, segments: set[str]) -> Iterable[t
                 part = table.filter(pa.array(mask))
                 for feature in (f for f in plan.features if f.name not in columns):
                     yield (feature.name, name), part.column(feature.name)
+
+
+def _either(told: statistics.WindowStatistics) -> float | None:
+    """The p-value of values and nulls together; given that nobody has nulls, that of the values is enough."""
+    if told.p_value is None:
+        return told.null_p_value
+    if told.null_p_value is None or not (told.nulls or told.null_ratio_reference):
+        return told.p_value
+    return min(1.0, 2 * min(told.p_value, told.null_p_value))
 
 
 def _holm(p_values: Mapping[Key, float], alpha: float) -> set[Key]:

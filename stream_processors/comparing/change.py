@@ -14,24 +14,29 @@ window's five quantiles are fitted by m + a s + b (q - m), least squares.
     web +12.1%                           categories: the share that moved most
 
 Noise is 2.5 / sqrt(n) of s, and as much again of the reference. A quantile beyond the reference's range is known to 4.5 % of
-the way there, so a scale is told only where it is more than that. What no statistic shows keeps the list's name: a window is
-an hour, say, and the evidence may come from its last minutes.
+the way there, so a scale is told only where it is more than that. Where D is beyond its critical
+value but no shift or scale explains the quantiles, it is a tail if D is attained in the reference's last 5 % on that side,
+else a shape. What no statistic shows keeps the list's name: a window is an hour, say, and the evidence may come from its
+last minutes.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from math import exp, isfinite, log, sqrt
+from math import copysign, exp, inf, isfinite, log, sqrt
 
 from stream_processors.comparing.categories import NEW
 from stream_processors.comparing.statistics import WindowStatistics
 
 SPREAD = 3.29  # 95 % quantile - 5 % quantile of a normal law, in sd
+LONG = 1e6  # no more digits than three from here
 NOISE = 2.5  # sd of a quantile at 5 or 95 % times sqrt(n), rounded up
 RESOLUTION = 0.15  # of the way: differences between two quantiles beyond the range
 ALIKE = 0.1  # logarithms of ratios differ by less from the median of the five and are one factor
+FACTORS = 700.0  # the largest logarithm of a factor that is told
 FACTOR, FAR_FACTOR = 1.5, 5.0  # the least that is told of five; of four, for one may lie in a wide gap of few values
+FARTHEST = 1e100  # sd; no fit beyond
 FITTING, CLOSE = 0.3, 0.25  # what a fit may leave of the quantiles' moves; by how much of itself one factor may differ
 _NULLS = re.compile(r"nulls (\+\d+%|x[\d.]+)")
 
@@ -46,8 +51,9 @@ def named(told: WindowStatistics, nearest: str | None) -> str | None:
     """
     if nearest is None:
         return None
-    if told.undefined is not None or _NULLS.fullmatch(nearest):
-        return _nulls(told) or nearest
+    nulls = _nulls(told) if told.undefined is not None or _NULLS.fullmatch(nearest) else None
+    if nulls or told.undefined is not None:
+        return nulls or nearest
     if told.kind == "categorical":
         return _moved_share(told) or nearest
     return _moved_numbers(told) or _sized(told, nearest)
@@ -75,12 +81,15 @@ def _moved_numbers(told: WindowStatistics) -> str | None:
     if was is None or now is None or not told.n:
         return None
     middle, spread = was[2], (was[4] - was[0]) / SPREAD
-    by = f" (shift {_signed((now[2] - middle) / spread)} sd)" if spread > 0 else ""
+    far = (now[2] - middle) / spread if spread > 0 else inf
+    by = f" (shift {_signed(far)} sd)" if isfinite(far) and isfinite(spread) else ""
     if factor := _factor(was, now):
         return f"all values x{_short(factor)}{by}"
     if not (spread > 0 and isfinite(spread)):
-        return f"shift {_signed(now[2] - middle)}" if now[2] != middle else None
+        return f"shift {_signed(now[2] - middle)}" if now[2] != middle and isfinite(now[2] - middle) else None
     place, moves = [(q - middle) / spread for q in was], [(b - a) / spread for a, b in zip(was, now, strict=True)]
+    if not max(map(abs, moves)) < FARTHEST:
+        return None
     shift, scale, left = _fitted(place, moves)
     noise = NOISE * sqrt(1 / told.n + 1 / max(1, told.reference_n))
     size = sqrt(sum(m * m for m in moves) / len(moves))
@@ -96,26 +105,25 @@ def _moved_numbers(told: WindowStatistics) -> str | None:
 
 def _factor(was: Sequence[float], now: Sequence[float]) -> float | None:
     """The one factor between all quantiles, if there is one far from 1."""
-    if not (logs := _logs(was, now)):
+    if not (logs := _logs(was, now)) or abs(middle := sorted(logs)[2]) > FACTORS:
         return None
-    middle = sorted(logs)[2]
     alike, size = sum(abs(one - middle) <= ALIKE for one in logs), exp(abs(middle))
     return exp(middle) if (alike == 5 and size >= FACTOR) or (alike == 4 and size >= FAR_FACTOR) else None
 
 
 def _proportion(was: Sequence[float], now: Sequence[float], noise: float) -> float | None:
     """The factor, however near to 1, if the quantiles' ratios agree for what they are."""
-    if not (logs := _logs(was, now)):
+    if not (logs := _logs(was, now)) or abs(middle := sorted(logs)[2]) > FACTORS:
         return None
-    middle, spread = sorted(logs)[2], abs(log(was[4] / was[0])) / SPREAD
+    spread = abs(log(abs(was[4])) - log(abs(was[0]))) / SPREAD
     alike = max(abs(one - middle) for one in logs) <= max(noise * spread, CLOSE * abs(middle))
     return exp(middle) if alike else None
 
 
 def _logs(was: Sequence[float], now: Sequence[float]) -> list[float]:
     """Of the ratios; none if a quantile is 0 or has changed its sign, or not all have the same."""
-    same = all(a * b > 0 for a, b in zip(was, now, strict=True)) and was[0] * was[4] > 0
-    return [log(b / a) for a, b in zip(was, now, strict=True)] if same else []
+    same = len({copysign(1, q) for q in (*was, *now)}) == 1 and 0 not in (*was, *now)
+    return [log(abs(b)) - log(abs(a)) for a, b in zip(was, now, strict=True)] if same else []
 
 
 def _fitted(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
@@ -138,14 +146,28 @@ def _sized(told: WindowStatistics, nearest: str) -> str:
     place = re.fullmatch(r"excess \d+% in (quantiles .*)", nearest)
     if place:
         return f"excess of {d:.1%} or more in {place[1]}"
+    if nearest.startswith("shape"):
+        return f"shape, distance {d:.3f}"
+    shown = told.critical_value is not None and d > told.critical_value
+    if shown and (tail := _tail(told)):
+        return f"{tail} +{d:.1%}"
     if nearest.startswith("shift") and told.mean_shift is not None and (told.mean_shift > 0) == ("+" in nearest):
         return f"shift {_signed(told.mean_shift)} sd"
-    return f"shape, distance {d:.3f}" if nearest.startswith("shape") else nearest
+    return f"shape, distance {d:.3f}" if shown or _NULLS.fullmatch(nearest) else nearest
+
+
+def _tail(told: WindowStatistics) -> str | None:
+    """The side on which rows lie farther out than the reference's, if the distance is attained in its last 5 %."""
+    was, at = told.quantiles_reference, told.at
+    if was is None or not isinstance(at, float) or was[0] == was[4]:
+        return None
+    upper, lower = told.sign > 0 and at >= was[4], told.sign < 0 and at <= was[0]
+    return "upper tail" if upper else "lower tail" if lower else None
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.3g}" if abs(value) < 1000 else f"{value:+.0f}"
+    return f"{value:+.0f}" if 1000 <= abs(value) < LONG else f"{value:+.3g}"
 
 
 def _short(value: float) -> str:
-    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+    return f"{value:.0f}" if 1000 <= value < LONG else f"{value:.3g}"

@@ -8,7 +8,7 @@ of the reference does. For a K-S distance of 1 - e, e = 1.36 / sqrt(R) the refer
     scan      2 n (1 - e)^2 >= v              material   n > l / 2 (1 - e - t)^2 (in units: t = 0)
     confseq   `confseq_value` of n rows and 1 - e - t     share      n kl(1, t + error of a category) >= l + log 64
 
-The bank may be earlier by a row or two, by alternatives that depend on the reference.
+The bank may need fewer rows, by alternatives that depend on the reference.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Promise:
     confseq: float | None
     material: float | None  # of the lower bound of the effect, where there is a tolerance
     reference_rows: int  # that page at all
-    rows: int | None  # of a window, the fewest that can page; None = no number of them does
+    rows: int | None  # of a window, the fewest that can page, but for the bank; None = no number of them does
     tolerance: str
 
 
@@ -63,9 +63,13 @@ def plan_lines(contract: Contract) -> list[str]:
 def _line(p: Promise) -> str:
     limits = (("bank", p.bank), ("scan", p.scan), ("confseq", p.confseq), ("material", p.material))
     thresholds = ", ".join(f"{name} {value:.2f}" for name, value in limits if value is not None)
-    fewest = "no number of rows" if p.rows is None else f"{p.rows:,} rows"
+    if p.rows is None:
+        can = f"WARNING: no number of rows can page on a reference of {p.reference_rows:,} rows"
+    else:
+        few = " by the scan, perhaps fewer by the bank" * (p.bank is not None)
+        can = f"a reference of {p.reference_rows:,} rows, then {p.rows:,} rows can page{few}"
     many = f"{p.detectors} detector{'s' * (p.detectors != 1)}{' at most' * (not p.listed)}"
-    return f"{p.feature} {p.family}: {many}; threshold {thresholds}; a reference of {p.reference_rows:,} rows, then {fewest} can page; tolerance {p.tolerance}"
+    return f"{p.feature} {p.family}: {many}; threshold {thresholds}; {can}; tolerance {p.tolerance}"
 
 
 def _detectors(contract: Contract, feature: MonitoredFeature, family: tuple[str, ...]) -> int:

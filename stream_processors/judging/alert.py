@@ -120,7 +120,8 @@ def make(
     ranked = [v for v in rank(closed.verdicts) if v.state != "alarm" or (v.feature, v.segment) in opened.carriers]
     fired = [f.pane for key, f in closed.findings.items() if f.state == "alarm" and key in opened.carriers]
     changed = min(fired, default=closed.end - clock.pane) + clock.pane if state != "resolved" else closed.end
-    low, onset, high, shape = opened.onset
+    low, onset, high = (min(t, changed) for t in opened.onset[:3])  # a later close may have fired earlier
+    shape = opened.onset[3]
     told: tuple[Cause, ...] = ()
     if state == "firing" and closed.of_scores:
         told = causes.of_scores(closed.verdicts, inputs_moved)

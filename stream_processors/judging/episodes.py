@@ -300,10 +300,11 @@ class _Turn:
         return tuple(found[key] for key in sorted(found))
 
     def _onset(self, episode: Episode, speaking: Sequence[Verdict]) -> tuple[int, int, int, str]:
-        """Of the key with most evidence: from the last panes, or else where its run began."""
+        """Of the key that fired first, at a tie the one with most evidence: from the last panes, or else where its run began."""
         findings = self.closed.findings
         ranked = [(v.feature, v.segment) for v in alerts.rank(speaking) if (v.feature, v.segment) in findings]
-        for key in ranked[:1]:
+        if ranked:
+            key = min(ranked, key=lambda k: findings[k].pane)  # an onset after the page would be none
             reference = self.scene.members.get(key)
             found: Onset | None = None
             if reference is not None and findings[key].rule != "ks_alpha":

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
+WIDEST = 64  # bits
 ONE = "value"  # the feature's name where the data is a single array
 
 
@@ -89,7 +90,10 @@ def expect(table: pa.Table, what: str, names: Iterable[str]) -> None:
 
 
 def alike(table: pa.Table, reference: pa.Schema, names: Iterable[str]) -> pa.Table:
-    """The columns as the reference has them; ValueError where a column is of another kind. Only nulls fit any kind."""
+    """The columns as the reference has them; ValueError where a column is of another kind. Only nulls fit any kind.
+
+    0.05 in 32 bits is another number than in 64: rows are rounded as a narrower reference is; narrower rows are refused.
+    """
     made = {}
     for name in dict.fromkeys(names):
         column, expected, got = table.column(name), reference.field(name).type, table.column(name).type
@@ -97,8 +101,17 @@ def alike(table: pa.Table, reference: pa.Schema, names: Iterable[str]) -> pa.Tab
             column = pa.nulls(table.num_rows, expected)
         elif got != expected and not (is_number(got) and is_number(expected)):
             raise ValueError(f"window: column {name!r}: expected {_called(reference.field(name))} as in the reference, got {_called(table.schema.field(name))}")  # fmt: skip
+        elif _width(got) < _width(expected) and not pa.types.is_integer(expected):
+            raise ValueError(f"window: column {name!r}: expected {expected} as in the reference, got {got}, which rounds otherwise: give rows that were never {got}, or a reference cast to {got}")  # fmt: skip
+        elif got != expected and _width(expected) < WIDEST:
+            column = column.cast(expected, safe=False)
         made[name] = column
     return pa.table(made)
+
+
+def _width(kind: pa.DataType) -> int:
+    """Bits that a number is rounded to; whole and decimal numbers are not."""
+    return kind.bit_width if pa.types.is_floating(kind) else WIDEST
 
 
 def _called(field: pa.Field) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 from typing import Literal
 
@@ -49,6 +49,23 @@ def tolerance_of(name: str, kind: Literal["numeric", "categorical"], asked: obje
     if asked.kind not in UNITS[kind]:
         raise ValueError(f"{where}: expected the kind {' or '.join(UNITS[kind])} of a {kind} column, got {asked.kind!r}")  # fmt: skip
     return asked
+
+
+def groupings_of(segments: Sequence[str | Sequence[str]]) -> tuple[tuple[str, ...], ...]:
+    """Each grouping's columns; a set of columns may be named once, or its rows would count twice."""
+    if isinstance(segments, str) or not isinstance(segments, Iterable):
+        raise ValueError(f"segments: expected a list of columns or of tuples of columns, got {segments!r}")
+    made: list[tuple[str, ...]] = []
+    for given in segments:
+        columns = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else ()
+        if not columns or not all(isinstance(c, str) for c in columns):
+            raise ValueError(f"segments: expected a column or a tuple of columns, got {given!r}")
+        if len(set(columns)) < len(columns):
+            raise ValueError(f"segments: expected different columns in a tuple, got {given!r}")
+        if set(columns) in map(set, made):
+            raise ValueError(f"segments: expected columns that are not grouped by already, got {given!r}")
+        made.append(columns)
+    return tuple(made)
 
 
 def monitored(

@@ -300,21 +300,26 @@ def resolved(name: str) -> Step:
     return step
 
 
-def accepted(story: Story) -> str:
+def decided(story: Story) -> str:
+    """Kept is the rule; another model takes over only where it is shown to be materially better on the rows since."""
     episode = story.facts["harmless-shift_episode"]
     entry: Json = story.wait(
-        lambda: next((e for e in story.decisions("accept") if e["episode"] == episode), None),
+        lambda: next((e for e in story.decisions("accept", "promote") if e["episode"] == episode), None),
         240,
         "the decision on the harmless shift",
         lambda: [(e["action"], e["reason"]) for e in story.watch.ledger][-3:],
     )  # type: ignore[assignment,union-attr]
-    answer = story.ask()
-    if answer["version"] != story.facts["v2"]:
-        raise StepFailed(
-            f"the shift was harmless, and yet version {answer['version']} serves instead of {story.facts['v2']}"
-        )
-    story.marks.append((story.event_time(), "accepted"))
-    return f"same model, new reference: {entry['reason']}; /predict -> {answer['score']:.3f} by v{answer['version']}"
+    kept = entry["action"] == "accept"
+    serving = story.facts["v2"] if kept else entry["version"]
+    story.facts["answered_by"] = "same model, new reference" if kept else f"v{serving}, which does better"
+    answer: Json = story.wait(
+        lambda: found if (found := story.ask())["version"] == serving else None,
+        20,
+        f"version {serving} to serve",
+        story.ask,
+    )  # type: ignore[assignment]
+    story.marks.append((story.event_time(), "accepted" if kept else f"v{serving}"))
+    return f"{story.facts['answered_by']}: {entry['reason']}; /predict -> {answer['score']:.3f} by v{answer['version']}"
 
 
 def proof(story: Story) -> str:
@@ -425,7 +430,7 @@ STEPS: list[tuple[str, Step]] = [
     ("retrain, gate, promote", promoted),
     ("resolve", resolved("price-shift")),
     ("harmless-shift: detect", harmless_shift),
-    ("accept", accepted),
+    ("decide", decided),
     ("resolve", resolved("harmless-shift")),
     ("verify", proof),
     ("draw", draw),
@@ -505,7 +510,7 @@ def _close(story: Story) -> None:
         f"detection delay     {story.facts['price-shift_delay_minutes']} event minutes (price-shift), {story.facts['harmless-shift_delay_minutes']} (harmless-shift)"
     )
     console.print(f"model               v{story.facts['v1']} -> v{story.facts['v2']}")
-    console.print(f"accepted episode    {story.facts['harmless-shift_episode']}")
+    console.print(f"harmless shift      {story.facts['harmless-shift_episode']}: {story.facts['answered_by']}")
 
 
 def _count(value: object) -> int:

@@ -68,7 +68,7 @@ def test_another_unit_is_a_factor_of_all_values(known, factor):
         TAILED: rng.lognormal(3, 1, 3_000),
     }
     text = told(known, factor * rows[known], "scale x1.5")
-    assert number(r"^all values x([\d.e-]+)", text) == pytest.approx(factor, rel=0.08)
+    assert number(r"^all values x([\d.e+-]+)", text) == pytest.approx(factor, rel=0.08)
 
 
 @pytest.mark.parametrize(("nearest", "where"), [("upper tail +2.0%", 1), ("lower tail +2.0%", -1)])
@@ -112,6 +112,32 @@ def test_what_no_statistic_shows_keeps_the_name_of_the_list_and_nothing_stays_no
     assert told(PRICE, window(), None) is None
     assert told(PRICE, window(200), "scale x1.1") == "scale x1.1"
     assert told(PRICE, [], "shift +0.1 sd") == "shift +0.1 sd"
+
+
+def test_nulls_of_the_list_without_nulls_are_told_by_the_numbers():
+    assert "shift" in told(PRICE, window() + 10, "nulls +5%")
+    assert told(PRICE, window(), "nulls +5%").startswith("shape, distance 0.0")
+
+
+@pytest.mark.parametrize("nearest", ["scale x1.5", "shift +0.8 sd", "nulls +5%"])
+def test_what_no_shift_or_scale_explains_is_told_by_its_place_and_share(nearest):
+    rng = np.random.default_rng(87)
+    known, rows = numeric(rng.normal(10, 2, 50_000)), rng.normal(10, 2, 4_000)
+    far, zeros, middle = rows.copy(), rows.copy(), rows.copy()
+    far[:1_200] *= 100
+    zeros[:1_000] = 0
+    middle[:1_500] = 10
+    assert number(r"^upper tail \+([\d.]+)%$", told(known, far, nearest)) == pytest.approx(30, abs=2)
+    assert number(r"^lower tail \+([\d.]+)%$", told(known, zeros, nearest)) == pytest.approx(25, abs=2)
+    assert not told(known, middle, "scale x1.5").startswith("scale x1.5")
+
+
+@pytest.mark.parametrize("known", [PRICE, numeric(np.full(20_000, 5.0)), numeric(RNG.normal(0, 1e-300, 20_000))])
+@pytest.mark.parametrize("size", [1e7, 1e120, 1e300, -1e300, np.inf])
+def test_astronomic_numbers_are_told_shortly(known, size):
+    for rows in (window() + size, window() * size):
+        text = told(known, rows, "shift +0.8 sd")
+        assert not re.search(r"nan|inf", text) and len(text) < 60
 
 
 def test_the_library_tells_a_large_shift_as_it_is():

@@ -123,6 +123,23 @@ def test_empty_and_null_windows_are_undefined_not_nan():
     assert nulls.statistics.undefined == "only nulls" and "only nulls" in str(nulls)
 
 
+def test_rows_are_rounded_as_a_narrower_reference():
+    rng = np.random.default_rng(13)
+    known, rows = (np.round(rng.choice([0, 0.05, 0.1, 0.15, 0.2], 20_000), 2) for _ in range(2))
+    assert not Monitor({"d": known.astype("f4")}).update({"d": rows}).alarm
+    assert not compare(known.astype("f4"), rows).alarm
+
+
+def test_a_comparison_sees_nulls():
+    rng = np.random.default_rng(14)
+    known, rows = rng.normal(size=5_000), rng.normal(size=2_000)
+    half = np.where(np.arange(2_000) % 2, rows, np.nan)
+    assert compare(known, half)["value"].state == "different"
+    assert compare(known, pa.nulls(500, pa.float64()))["value"].state == "different"
+    assert compare(np.append(known, [np.nan] * 5_000), half)["value"].state == "ok"
+    assert compare({"c": ["a", "b"] * 500}, {"c": ["a", "b", None, None] * 100})["c"].state == "different"
+
+
 def test_a_result_is_frozen_and_draws_itself():
     result = watching().update(rows(11, 3_000))
     with pytest.raises(FrozenInstanceError):
@@ -169,6 +186,19 @@ def test_a_result_is_frozen_and_draws_itself():
         (lambda: Monitor(pa.table([[1.0], [2.0]], names=["a", "a"])), "different column names, got twice \\['a'\\]"),
         (lambda: budget("1 per 1 d", rows_a_day=-5), "rows_a_day: expected"),
         (lambda: budget("often", 10), "expected a budget like"),
+        (
+            lambda: watching(segments=["region", ("region",)]),
+            "segments: expected columns that are not grouped by already",
+        ),
+        (lambda: compare(REFERENCE, REFERENCE, segments=["region"] * 2), "not grouped by already"),
+        (lambda: watching(segments=[("region", "region")]), "segments: expected different columns in a tuple"),
+        (lambda: watching(segments="region"), "segments: expected a list of columns .* got 'region'"),
+        (lambda: watching(segments=[[]]), "segments: expected a column or a tuple of columns, got \\[\\]"),
+        (lambda: watching(segments=[None]), "segments: expected a column .* got None"),
+        (
+            lambda: compare(REFERENCE["price"], REFERENCE["price"].astype("f4")),
+            "expected double .* got float, which rounds",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(wrong, message):

@@ -64,6 +64,9 @@ def test_so_many_rows_page_and_one_fewer_cannot(tolerance, rule):
 
 def test_a_tolerance_that_no_distance_exceeds_is_told():
     (p,) = promises(watching(Tolerance("distance", 0.99), "bank"))
+    assert "WARNING" in plan_lines(watching(Tolerance("distance", 0.99), "bank"))[1]
+    assert "rows can page by the scan, perhaps fewer by the bank" in plan_lines(watching(Tolerance(), "bank"))[1]
+    assert "rows can page; tolerance" in plan_lines(watching(Tolerance(), "scan"))[1]
     assert (
         p.rows is None and "no number of rows can page" in plan_lines(watching(Tolerance("distance", 0.99), "bank"))[1]
     )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from pipeline.times import to_text
@@ -212,3 +213,27 @@ def test_the_segments_that_carry_the_shift_are_named():
     [north] = alert.segments
     assert (north.feature, north.segment, north.carries) == ("price", "region=north", 1.0)
     assert abs(north.rows - 1 / 3) < 1e-9
+
+
+def test_the_onset_is_of_the_key_that_fired_first_and_never_after_the_page():
+    weak, strong = (
+        said("alarm", DAY0, e=12.0),
+        replace_pane(said("alarm", DAY0, e=90.0, since=1), DAY0 + 10 * CLOCK.pane),
+    )
+    [alert] = told(several(0, price=strong, quantity=weak))
+    assert alert.event_time == to_text(DAY0 + 7 * CLOCK.pane) and alert.features[0].feature == "price"
+    assert alert.onset == to_text(DAY0 + 4 * CLOCK.pane)
+    assert alert.onset_low < alert.onset < alert.onset_high <= alert.event_time
+
+
+def test_a_final_close_that_fired_earlier_than_the_provisional_one_bounds_its_onset():
+    late = replace(
+        several(0, price=replace_pane(said("alarm", DAY0, since=1), DAY0 + 10 * CLOCK.pane)), cause="provisional"
+    )
+    first, second = told(late, several(0, price=said("alarm", DAY0)))
+    assert first.onset > second.event_time and second.onset_low <= second.onset <= second.onset_high
+    assert second.onset_high <= second.event_time == to_text(DAY0 + 7 * CLOCK.pane)
+
+
+def replace_pane(finding: Finding, pane: int) -> Finding:
+    return msgspec.structs.replace(finding, pane=pane)
