@@ -162,6 +162,6 @@ def _judged_beyond(settings: Settings, records: int, what: str) -> None:
         return sum(max(0, tp.offset) for tp in found.values()) > records
 
     try:
-        wait_until(beyond, 90, what)
+        wait_until(beyond, 180, what)
     finally:
         client.close()
