@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import TypeVar
 
 import pyarrow as pa
 from confluent_kafka import (
@@ -42,6 +43,8 @@ READ_AT_ONCE = 64  # messages; blocks are at most 512 KiB compressed
 MERGE_ABOVE = 8  # small files of one date
 MAINTAIN_S = 60.0  # merges and identity checks; vacuum once an hour
 VACUUM_S = 3600.0
+ASKED_S, ANSWERED_S = 10, 30  # the client's own time-out, an error of Kafka, comes first
+T = TypeVar("T")
 FAILURES = (OSError, DeltaError)  # a full or slow disk: the same commit is tried again, nothing is skipped
 
 
@@ -114,8 +117,7 @@ class _Compactor:
         stopped = self._service.stopped
         try:
             self._admin = kafka.reach(self._settings, deadline_s=60 if self._args.once else None, stopped=stopped)
-            self._open()
-            waiting = self._assign()
+            waiting = self._until_answered("where to go on", self._begin)
             self._service.ready()
             self._loop(waiting)
             return 0
@@ -229,10 +231,16 @@ class _Compactor:
             landing.table.reload()
         return now if now - vacuumed > VACUUM_S else vacuumed
 
+    def _begin(self) -> set[tuple[str, int]]:
+        self._open()
+        return self._assign()
+
     def _open(self) -> None:
         """One table a topic; the topics are waited for."""
         c, dataset = self._contract, self._contract.id
-        numbers = {t: self._partitions(t) for t in _topics(c)}
+        numbers = {
+            t: self._until_answered(f"topic {t}", lambda t=t: kafka.partitions(self._consumer, t)) for t in _topics(c)
+        }
         blocks = topics.blocks(dataset)
         table = self._table(
             lake.EVENTS, lake.lake_schema(c), lake.EVENT_DATE, c.time.field, [blocks, topics.events(dataset)]
@@ -251,26 +259,27 @@ class _Compactor:
     def _table(self, name: str, schema: pa.Schema, by: str, sort: str, source: Sequence[str]) -> lake.Table:
         return open_table(lake.location(self._settings, self._contract.id, name), schema, by, sort, self._ids(source))
 
-    def _partitions(self, topic: str) -> list[int]:
+    def _until_answered(self, what: str, ask: Callable[[], T]) -> T:
+        """A broker may go away between any two questions."""
         return until_success(
-            lambda: kafka.partitions(self._consumer, topic),
-            what=f"topic {topic}",
+            ask,
+            what=what,
             errors=(KafkaException, Unreachable, KeyError),
             sleep=self._service.stopped.wait,
             deadline_s=30 if self._args.once else None,
             stopped=self._service.stopped.is_set,
             on_failure=lambda error, wait: (
                 self._service.beat(),
-                log("topic_missing", "warning", topic=topic, error=error),
+                log("kafka_unanswered", "warning", asked=what, error=error),
             ),
         )
 
     def _ids(self, names: Sequence[str]) -> dict[str, str]:
         """Cluster id and topic ids: a topic made anew has the same name and other records."""
         admin = self._admin or kafka.admin(self._settings)
-        described = admin.describe_topics(TopicCollection(list(names)), request_timeout=10)
-        found = {f"topic-id.{n}": str(f.result(10).topic_id) for n, f in described.items()}
-        return {"cluster-id": str(admin.list_topics(timeout=10).cluster_id), **found}
+        described = admin.describe_topics(TopicCollection(list(names)), request_timeout=ASKED_S)
+        found = {f"topic-id.{n}": str(f.result(ANSWERED_S).topic_id) for n, f in described.items()}
+        return {"cluster-id": str(admin.list_topics(timeout=ASKED_S).cluster_id), **found}
 
     def _check_ids(self) -> None:
         for landing in self._landings.values():

@@ -11,7 +11,7 @@ import sys
 from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol
 
-from pipeline.errors import DriftlineError
+from pipeline.errors import DriftlineError, Unreachable
 from pipeline.settings import Settings, from_environment
 
 
@@ -73,15 +73,28 @@ def _run(entry: EntryPoint, known: argparse.Namespace, rest: list[str]) -> int:
     verb.configure(parser)
     args = parser.parse_args(rest)
     try:
-        return verb.run(args, from_environment(os.environ, args.contract))
+        settings = from_environment(os.environ, args.contract)
+        return verb.run(args, settings)
     except DriftlineError as error:
         print(f"driftline {entry.name}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        if not _of_kafka(error):
+            raise
+        what = f"Kafka at {settings.bootstrap}: {error.args[0].str()}; `driftline status` shows whether it runs"
+        print(f"driftline {entry.name}: {what}", file=sys.stderr)
+        return Unreachable.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _of_kafka(error: Exception) -> bool:
+    """Whether the client raised it; a verb without Kafka has not loaded the client."""
+    client = sys.modules.get("confluent_kafka")
+    return client is not None and isinstance(error, client.KafkaException)
 
 
 def _overview() -> str:

@@ -184,7 +184,7 @@ def _await_leaders(client: AdminClient, created: Iterable[Topic], deadline_s: fl
     def answered() -> None:
         client.list_topics(timeout=3)  # asks anew: the client keeps the first answer, `no leader`, for ever
         for future in client.list_offsets(wanted, request_timeout=3).values():
-            future.result(5)
+            future.result(30)  # the request's own time-out, an error of Kafka, comes first
 
     until_success(
         answered, what="leaders of new topics", errors=(KafkaException,), sleep=time.sleep, deadline_s=deadline_s

@@ -95,7 +95,9 @@ def test_an_idle_partition_holds_nobody_back_and_its_return_settles_what_was_pro
         def provisional() -> set[str]:
             return {str(v["window_start"]) for v in verdicts(settings) if v["provisional"]}
 
-        wait_until(lambda: len(provisional() - final_windows(settings)) >= 2, 120, "windows closed without the idle one")
+        wait_until(
+            lambda: len(provisional() - final_windows(settings)) >= 2, 120, "windows closed without the idle one"
+        )
         assert to_text(DAY0 + 3 * HOUR) not in final_windows(settings)
         write(made, parts[1][len(early) :])
         wait_until(lambda: len(final_windows(settings)) >= 4, 120, "the final verdicts")

@@ -104,6 +104,7 @@ class Outcome:
     pauses: Counter[str]
     rebalances: list[tuple[float, int]]
     restarts: Counter[str]  # processes that ended by themselves, by kind and exit code
+    crashes: list[str]  # those of them that no named error ended
     beyond: int  # kills that struck and are in no schedule: two processes were armed, both passed the point
     proof: dict[str, object]  # of `driftline verify`
     plain: plain.Found
@@ -205,6 +206,7 @@ def campaign(schedule: Schedule, rate: float, fill: int, out: Path, keep: bool) 
         (out / "differences.txt").write_text("\n".join(differences))
     return Outcome(
         schedule, observer.samples[0].at, observer.samples, run.struck, run.missed, run.pauses, run.rebalances, restarts,
+        [words for own in slots.values() for s in own for words in s.crashes],
         sum(s.beyond for own in slots.values() for s in own), proof, seen, wrong, differences, len(expected), seconds,
     )  # fmt: skip
 
@@ -307,7 +309,6 @@ def report(
     duplicated = o.plain.duplicated + int(str(o.proof["duplicated_total"]))
     never = sorted(f"{k}.{p}" for k in POINTS for p in (*POINTS[k], *START_POINTS[k]) if not by_point[f"{k}.{p}"])
     not_fenced = sum(n for what, n in o.pauses.items() if "NOT FENCED" in what)
-    crashed = {k: n for k, n in o.restarts.items() if not k.endswith((" 70", " 0"))}
     more = {
         "kills": o.schedule.kills,
         "fired": sum(fired.values()),
@@ -325,7 +326,7 @@ def report(
         bar("verdicts", o.verdicts, ">=", 1),
         bar("verdicts_that_differ", len(o.differences), "==", 0),
         bar("zombies_not_fenced", not_fenced, "==", 0),
-        bar("ended_by_crash", sum(crashed.values()), "==", 0),
+        bar("ended_by_crash", len(o.crashes), "==", 0),
         bar("points_that_never_struck", len(never), "==", 0, required=o.schedule.kills >= EVERY_POINT),
     ]
     series = plot.series(o.samples)
@@ -340,6 +341,7 @@ def report(
         "pauses": dict(o.pauses),
         "rebalances": [members for _, members in o.rebalances],
         "ended_by_themselves": dict(o.restarts),
+        "crashes": o.crashes,
         "events": {k: o.proof[k] for k in ("produced", "consumed", "valid", "dead", "late", "lake")},
         "plain_look": {k: getattr(o.plain, k) for k in ("raw", "valid", "dead", "lake", "lost", "duplicated", "examples")},
         "not_as_sent": o.producer[:5],

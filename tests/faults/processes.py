@@ -23,6 +23,7 @@ from tests.faults.schedule import Kind
 ROOT = Path(__file__).resolve().parents[2]
 UP = {"validator": "placed", "compactor": "ready", "drift": "assigned", "producer": "ready"}  # the log's word for it
 UP_S, END_S = 90.0, 60.0
+NAMED_ENDS = (0, 3, 70)  # stopped, a dependency stayed away, "start me again": what the supervisor is for
 _EVENT = re.compile(rb"^\S+ \S+ (\w+)(?: name=(\S+))?")
 
 
@@ -33,6 +34,7 @@ class Child:
         self.kind, self.log = kind, log
         self.fired = ""  # the crash point at which it ended itself
         self.said: Counter[str] = Counter()
+        self.last_words = ""
         self._heard = threading.Condition()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.child", kind, *argv],
@@ -99,6 +101,7 @@ class Child:
         with log:
             for line in self._process.stderr:
                 log.write(line)
+                self.last_words = line.decode(errors="replace").strip()
                 if found := _EVENT.match(line):
                     self._hear(found[1].decode(), (found[2] or b"").decode())
 
@@ -123,6 +126,7 @@ class Slot:
         self.wanted = False  # whether it is to be started again when it ends
         self.busy = False  # a kill or a pause is going on: whoever does that starts it again
         self.restarts: Counter[int] = Counter()  # by exit code, of ends that nobody had asked for
+        self.crashes: list[str] = []  # of those, the ones that no named error ended: exit code and last words
         self.beyond = 0  # ends at a crash point beyond those of the schedule
 
     def argv(self) -> list[str]:
@@ -166,6 +170,8 @@ class Slot:
                     self.beyond += 1
                 else:
                     self.restarts[child.code] += 1
+                    if child.code not in NAMED_ENDS:
+                        self.crashes.append(f"{self.name} {child.code}: {child.last_words}")
                 self.start()
 
     def stop(self) -> int | None:

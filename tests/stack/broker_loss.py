@@ -23,7 +23,7 @@ from confluent_kafka import KafkaException
 
 from pipeline import kafka, topics
 from pipeline.broker_cluster import Cluster
-from pipeline.errors import Unreachable
+from pipeline.errors import Fatal, Unreachable
 from pipeline.settings import Settings
 from tests.contracts import contract_file_named
 from tests.validator import corpus
@@ -45,6 +45,7 @@ class Outcome:
     verified: dict  # `driftline verify --json`
     recovered_s: tuple[float, ...]  # from each kill until a record sent after it was judged
     whole_s: tuple[float, ...]  # from each start until every copy was whole again
+    started_again: int  # processes that gave up on a lost coordinator and were started anew
 
 
 def run(folder: Path, kills: int, report: Callable[[str], None] = lambda text: None) -> Outcome:
@@ -54,7 +55,10 @@ def run(folder: Path, kills: int, report: Callable[[str], None] = lambda text: N
         settings = cluster.settings(DRIFTLINE_HOME=str(folder / "home"), DRIFTLINE_ACTOR="test")
         kafka.create_topics(settings, topics.all_topics("loss", 2))
         recovered, whole, led = [], [], []
-        with _verb(settings, contract, folder, "validate"), _verb(settings, contract, folder, "compact"):
+        with (
+            _verb(settings, contract, folder, "validate") as validator,
+            _verb(settings, contract, folder, "compact") as compactor,
+        ):
             with _load(settings) as told:
                 _judged_beyond(settings, 0, "the first records")
                 for n in range(kills):
@@ -81,6 +85,7 @@ def run(folder: Path, kills: int, report: Callable[[str], None] = lambda text: N
             verified=found,
             recovered_s=tuple(recovered),
             whole_s=tuple(whole),
+            started_again=len(validator) + len(compactor),
         )
 
 
@@ -124,15 +129,33 @@ def _load(settings: Settings) -> Iterator[list[int]]:
 
 
 @contextmanager
-def _verb(settings: Settings, contract: Path, folder: Path, verb: str) -> Iterator[None]:
-    with (folder / f"{verb}.log").open("wb") as log:
-        child = subprocess.Popen(_command(contract, verb), cwd=ROOT, env=_environment(settings), stdout=log, stderr=log)
+def _verb(settings: Settings, contract: Path, folder: Path, verb: str) -> Iterator[list[int]]:
+    """The verb, started again when it says so, as the stack's supervisor does; yields the codes that it ended with."""
+    codes, stopped, log = list[int](), threading.Event(), folder / f"{verb}.log"
+    live = [_start(settings, contract, log, verb)]
+
+    def keep() -> None:
+        while not stopped.wait(0.2):
+            if (code := live[-1].poll()) is not None:
+                codes.append(code)
+                live.append(_start(settings, contract, log, verb))
+
+    thread = threading.Thread(target=keep)
+    thread.start()
     try:
-        yield
-        assert child.poll() is None, f"{verb} ended with {child.returncode}: {(folder / f'{verb}.log').read_text()}"
+        yield codes
+        assert set(codes) <= {Fatal.exit_code}, f"{verb} ended with {codes}: {log.read_text()}"
     finally:
-        child.kill()
-        child.wait()
+        stopped.set()
+        thread.join()
+        live[-1].kill()
+        live[-1].wait()
+
+
+def _start(settings: Settings, contract: Path, log: Path, verb: str) -> subprocess.Popen[bytes]:
+    with log.open("ab") as words:
+        command = _command(contract, verb)
+        return subprocess.Popen(command, cwd=ROOT, env=_environment(settings), stdout=words, stderr=words)
 
 
 def _verify(settings: Settings, contract: Path) -> dict:

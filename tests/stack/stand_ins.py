@@ -31,9 +31,18 @@ def answering(name: str, mode: str = "answer", **more: object) -> Process:
 
 def broker(settings: Settings) -> Process:
     ports = settings.ports
-    command = (sys.executable, "-m", "pipeline.broker", str(settings.home / "kafka"), "--port", str(ports["kafka"]))
-    more = ("--controller-port", str(ports["kafka_controller"]), "--heap-mb", "256")
-    return Process("kafka", (*command, *more), "the broker", ports["kafka"], BROKER, metrics=None, stop_s=20)
+    node = f"{ports['kafka']}:{ports['kafka_controller']}"
+    command = (
+        sys.executable,
+        "-m",
+        "pipeline.broker",
+        str(settings.home / "kafka"),
+        "--node",
+        node,
+        "--heap-mb",
+        "256",
+    )
+    return Process("kafka", command, "the broker", ports["kafka"], BROKER, metrics=None, stop_s=20)
 
 
 def main() -> int:
