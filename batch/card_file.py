@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import polars as pl
-
-from batch import card, card_figures, compare, fitting, policy, registry
+from batch import card, card_figures, compare, policy, registry
 from batch.compare import Judged
 from batch.dataset import Labelled
+from batch.promotion import now
 from pipeline.contract import Contract
 from pipeline.errors import Unreachable
 from pipeline.logs import log
 from pipeline.settings import Settings
-from pipeline.times import to_text
 
 if TYPE_CHECKING:
     from batch.train import Built
@@ -34,19 +31,20 @@ def write(
     """`<version>-card.html` beside the bundle; a registry that is away by now costs the run's copy only."""
     fitted, parts, test = built.fitted, built.parts, data.rows[built.parts.test]
     fewest = int(policy.limits()["rows"])
-    groups = {c: test[c].cast(pl.String).fill_null("").to_numpy() for c in compare.slice_columns(contract)}
     bundle = settings.home / str(artifact["uri"])
     made = card.Card(
         contract=contract,
         model=bundle.parent.name,
         version=registered.version,
-        at=to_text(int(datetime.now(UTC).timestamp() * 1000)),
+        at=now(),
         data=data.identity.json(),
         recipe=recipe,
-        params=fitting.PARAMS,
+        params=built.params,
         metrics=fitted.metrics,
         baseline=fitted.baseline,
-        figures=card_figures.measure(compare.label_of(test), fitted.scores, groups, fitted.base_rate, fewest),
+        figures=card_figures.measure(
+            compare.label_of(test), fitted.scores, compare.slices(contract, test), fitted.base_rate, fewest
+        ),
         features=built.features.names,
         gate=judged.json(),
         artifact=artifact,

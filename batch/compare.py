@@ -98,7 +98,7 @@ def against(
         label_of(test),
         champion.score(test),
         candidate.scorer.score(test),
-        {c: test[c].cast(pl.String).fill_null("").to_numpy() for c in slice_columns(contract)},
+        slices(contract, test),
         levels,
         after=np.ones(test.height, dtype=bool) if in_episode else None,
     )
@@ -154,9 +154,10 @@ def asked_of(settings: Settings, contract: Contract, version: str) -> Recorded |
         return None
 
 
-def slice_columns(contract: Contract) -> list[str]:
-    """The contract's monitored categories."""
-    return [f.name for f in contract.drift.features if f.kind == "categorical"]
+def slices(contract: Contract, rows: pl.DataFrame) -> dict[str, np.ndarray]:
+    """Each row's value of the contract's monitored categories, "" for none."""
+    names = [f.name for f in contract.drift.features if f.kind == "categorical"]
+    return {name: rows[name].cast(pl.String).fill_null("").to_numpy() for name in names}
 
 
 def bundle_path(home: Path, artifact: object) -> tuple[Path, str]:

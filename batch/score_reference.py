@@ -7,15 +7,16 @@ of another one. Where there is no champion, or none of the rows is new to it, th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from batch import ledger
+from batch import compare, ledger
 from batch.ledger import Entry, Ledger
 from batch.reference_build import build
+from batch.train import model_name
 from pipeline.contract import APPEND_TIME, CONFIDENCE, RAW_OFFSET, RAW_PARTITION, SCORE, Contract
 from pipeline.errors import CheckFailed
 from pipeline.logs import log
@@ -33,8 +34,7 @@ class Bundle:
     """The model that answers from now on."""
 
     version: str
-    path: Path
-    sha256: str
+    artifact: Mapping[str, object]  # as it stands in the ledger
 
 
 def champion(settings: Settings, contract: Contract, entry: Entry | None = None) -> Bundle | None:
@@ -42,14 +42,14 @@ def champion(settings: Settings, contract: Contract, entry: Entry | None = None)
     file = ledger.path_of(settings)
     if contract.label is None or not file.exists():
         return None
-    entries = Ledger(file).entries(f"{contract.id}-{contract.label.name}")
+    entries = Ledger(file).entries(model_name(contract))
     found = entry or ledger.champion(entries)
     if found is None or found.draft.version is None:
         return None
     artifact = found.draft.artifact or ledger.artifact_of(entries, found.draft.version)
     if artifact is None:
         return None
-    return Bundle(found.draft.version, settings.home / str(artifact["uri"]), str(artifact["sha256"]))
+    return Bundle(found.draft.version, artifact)
 
 
 def references(
@@ -61,7 +61,7 @@ def references(
     from batch import model as bundles  # scikit-learn
 
     try:
-        scorer = bundles.load(model.path, model.sha256)
+        scorer = bundles.load(*compare.bundle_path(settings.home, model.artifact))
         held_out = _held_out(settings, contract, rows, scorer)
     except CheckFailed as error:
         log("no_score_reference", "warning", dataset=contract.id, model=model.version, reason=error)

@@ -41,6 +41,9 @@ def read(body: bytes) -> Stream:
 
 def _read(body: bytes) -> Stream:
     schema = pa.ipc.open_stream(body).schema
+    for field in schema:
+        if pa.types.is_timestamp(field.type):
+            str(field.type.tz)  # pyarrow decodes it when asked only: raises here where it is no UTF-8
     names = tuple(schema.names)
     plain = [i for i, field in enumerate(schema) if is_plain(field.type)]
     options = pa.ipc.IpcReadOptions(included_fields=plain) if plain else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import asdict
 
 from pipeline import contract_file, kafka, topics
 from pipeline.contract import Contract
@@ -41,7 +42,7 @@ class Breaker:
         if args.action == "resume":
             return _resume(settings, contract, args.partition, open_, args.reason)
         for partition, stop in sorted(open_.items()):
-            print(json.dumps(_json(partition, stop)) if args.json else _line(partition, stop))
+            print(json.dumps({"partition": partition, **asdict(stop)}) if args.json else _line(partition, stop))
         if not open_ and not args.json:
             print("no partition is stopped")
         return 0
@@ -81,17 +82,6 @@ def _resume(settings: Settings, contract: Contract, partition: int, open_: dict[
         raise Unreachable(f"{topics.REQUESTS}: the request was not acknowledged within 10 s")
     print(f"partition {partition} goes on at offset {stop.offset}")
     return 0
-
-
-def _json(partition: int, stop: Stop) -> dict[str, object]:
-    return {
-        "partition": partition,
-        "offset": stop.offset,
-        "cause": stop.cause,
-        "rejected": stop.rejected,
-        "of": stop.of,
-        "at": stop.at,
-    }
 
 
 def _line(partition: int, stop: Stop) -> str:

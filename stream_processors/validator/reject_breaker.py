@@ -10,7 +10,7 @@ outcomes itself is memory: a restart begins with an empty one.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
@@ -102,17 +102,7 @@ def _first_full(outcomes: Outcomes, width: int, least: int, old: int) -> int | N
 
 def to_metadata(stop: Stop) -> str:
     """What stands beside the committed offset; a running partition's is empty."""
-    return json.dumps(
-        {
-            "stopped": {
-                "offset": stop.offset,
-                "cause": stop.cause,
-                "rejected": stop.rejected,
-                "of": stop.of,
-                "at": stop.at,
-            }
-        }
-    )
+    return json.dumps({"stopped": asdict(stop)})
 
 
 def from_metadata(text: str | None) -> Stop | None:

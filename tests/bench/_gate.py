@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -79,7 +78,7 @@ def world(seed: int = 7) -> World:
         block.return_probability[TAUGHT:],
         fitted.classifier.predict_proba(matrix[TAUGHT:])[:, 1],
         np.random.default_rng(seed).normal(size=POPULATION),
-        {c: rest[c].cast(pl.String).to_numpy() for c in compare.slice_columns(CONTRACT)},
+        compare.slices(CONTRACT, rest),
     )
 
 

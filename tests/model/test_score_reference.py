@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,3 +88,11 @@ def test_without_a_champion_or_rows_that_are_new_to_it_there_is_none(settings, f
     assert made(settings, ROWS[PARTS.train]) == {}
     assert made(settings, ROWS.drop("price")) == {}
     assert made(settings) != {}
+
+
+def test_a_bundle_that_lies_outside_the_models_is_not_loaded(settings, fitted):
+    entry = crowned(settings, fitted, "7", tested_from=TESTED_FROM)
+    assert entry.draft.artifact is not None
+    (settings.home / str(entry.draft.artifact["uri"])).rename(settings.home / "elsewhere")
+    draft = replace(entry.draft, artifact={**entry.draft.artifact, "uri": "elsewhere"})
+    assert made(settings, entry=Ledger(ledger.path_of(settings)).crown(draft, "7")) == {}

@@ -225,6 +225,11 @@ def test_a_delta_of_a_dictionary_is_refused() -> None:
     assert refused(sink.getvalue().to_pybytes()) == (422, "compression")
 
 
+def test_a_time_zone_that_is_no_utf_8_is_refused():
+    data = stream(column(pa.array([None], pa.timestamp("us", "UTC")), "event_time"))
+    assert refused(data.replace(b"UTC", b"\x80TC")) == (400, "syntax")
+
+
 @given(at=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255), cut=st.booleans())
 @settings(max_examples=200, deadline=None)
 def test_changed_bytes_are_judged_or_refused_and_never_end_the_process(at: float, byte: int, cut: bool) -> None:
