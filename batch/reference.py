@@ -21,7 +21,7 @@ from confluent_kafka import KafkaException
 
 from batch import reference_show, score_reference
 from batch.ledger import Entry
-from batch.reference_build import build, outcomes
+from batch.reference_build import build, expect_columns, outcomes
 from pipeline import contract_file, kafka, topics
 from pipeline.contract import APPEND_TIME, RAW_OFFSET, RAW_PARTITION, REJECT, Contract
 from pipeline.errors import CheckFailed, Unreachable, UsageError
@@ -199,7 +199,9 @@ def _rows(args: argparse.Namespace, settings: Settings, contract: Contract) -> p
     clock = pl.col(contract.time.field)
     since, until = _time(args.since), _time(args.until)
     if args.file:
-        rows = pl.scan_parquet(args.file)
+        rows = _parquet(args.file)
+        timed = since or until or args.last or not args.effective_from
+        expect_columns(contract, rows.collect_schema().names(), str(args.file), (contract.time.field,) if timed else ())
     else:
         from batch import table  # the lake's libraries take a second to import
 
@@ -215,6 +217,15 @@ def _rows(args: argparse.Namespace, settings: Settings, contract: Contract) -> p
         newest = rows.select(clock.max()).collect().item()
         rows = rows.filter(clock > newest - span_of(args.last)) if newest else rows
     return rows.select(_columns(contract, rows.collect_schema().names())).collect()
+
+
+def _parquet(file: Path) -> pl.LazyFrame:
+    try:
+        rows = pl.scan_parquet(file)
+        rows.collect_schema()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise UsageError(f"{file}: expected a Parquet file, got {str(error).splitlines()[0]}") from error
+    return rows
 
 
 def _columns(contract: Contract, there: list[str]) -> list[str]:
@@ -241,7 +252,7 @@ def trained_on(settings: Settings, contract: Contract, run: str) -> tuple[int, d
     return version, *(datetime.fromtimestamp(ms / 1000, UTC) for ms in (start, end))
 
 
-def span_of(text: str) -> timedelta:
+def span_of(text: str, option: str = "--last") -> timedelta:
     """
     >>> span_of("7d"), span_of("90m")
     (datetime.timedelta(days=7), datetime.timedelta(seconds=5400))
@@ -249,7 +260,7 @@ def span_of(text: str) -> timedelta:
     units = {"d": "days", "h": "hours", "m": "minutes"}
     if text[:-1].isdigit() and text[-1:] in units and int(text[:-1]):
         return timedelta(**{units[text[-1]]: int(text[:-1])})
-    raise UsageError(f"--last {text}: expected a number of days, hours or minutes, e.g. 7d, 12h, 90m")
+    raise UsageError(f"{option} {text}: expected a number of days, hours or minutes, e.g. 7d, 12h, 90m")
 
 
 def _diff(args: argparse.Namespace, settings: Settings, contract: Contract) -> int:
@@ -258,7 +269,9 @@ def _diff(args: argparse.Namespace, settings: Settings, contract: Contract) -> i
     if args.new.isdigit():
         new = reference_show.members(store, int(args.new))
     elif Path(args.new).is_file():
-        new = build(contract, clock_of(contract), pl.read_parquet(args.new), 0, 0)
+        rows = _parquet(Path(args.new)).collect()
+        expect_columns(contract, rows.columns, args.new)
+        new = build(contract, clock_of(contract), rows, 0, 0)
     else:
         raise UsageError(f"reference diff: expected a version or a Parquet file, got {args.new}")
     return reference_show.diff(old, new, contract.drift.alpha, args.json)

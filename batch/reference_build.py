@@ -6,7 +6,7 @@ grouping column is null are judged in `*` only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -42,9 +42,7 @@ def build(
     """
     table = rows.to_arrow() if isinstance(rows, pl.DataFrame) else rows
     plan = contract.drift
-    missing = [f.name for f in plan.features if f.name not in table.column_names]
-    if missing:
-        raise UsageError(f"reference rows: expected the columns {missing}, got {table.column_names}")
+    expect_columns(contract, table.column_names, "reference rows")
     if table.num_rows == 0:
         raise CheckFailed("reference rows: expected some, got none; is the time range right?")
     frame = pl.from_arrow(table)
@@ -68,6 +66,17 @@ def build(
     if plan.rejects and rejects is not None:
         made[REJECTS.name, WHOLE] = of_rejects(contract, rejects, len(chosen) + 1, version, effective_from)
     return made
+
+
+def expect_columns(contract: Contract, got: Sequence[str], where: str, more: Sequence[str] = ()) -> None:
+    """UsageError if a column is missing that the contract's references are made of, or one of `more`."""
+    plan = contract.drift
+    needed = dict.fromkeys([*more, *(f.name for f in plan.features), *(c for s in plan.segments for c in s)])
+    if missing := [name for name in needed if name not in got]:
+        raise UsageError(
+            f"{where}: expected the columns {', '.join(needed)} of {contract.name}, got {', '.join(got) or 'none'}; "
+            f"missing {', '.join(missing)}: rename them, or name another contract with --contract"
+        )
 
 
 def outcomes(records: pl.DataFrame, rows: pl.DataFrame, time: str) -> pa.Table:

@@ -149,8 +149,17 @@ OVERVIEW = Dashboard(
                 ),
                 Panel(
                     "Log loss by version",
-                    "Mean log loss of recent labelled predictions.",
-                    (("max by (version) (driftline_model_loss)", "v{{version}}"),),
+                    "Mean log loss of recent labelled predictions, and what their scores promised before labels came.",
+                    (
+                        (
+                            'max by (version) (driftline_model_figure{slice="*",figure="log_loss",bound="value"})',
+                            "v{{version}}",
+                        ),
+                        (
+                            'max by (version) (driftline_model_estimate{figure="log_loss",bound="value"})',
+                            "v{{version}} before labels",
+                        ),
+                    ),
                     "none",
                     "timeseries",
                     6,
@@ -158,7 +167,12 @@ OVERVIEW = Dashboard(
                 Panel(
                     "ROC-AUC by version",
                     "Ranking quality of recent labelled predictions.",
-                    (("max by (version) (driftline_model_auc)", "v{{version}}"),),
+                    (
+                        (
+                            'max by (version) (driftline_model_figure{slice="*",figure="roc_auc",bound="value"})',
+                            "v{{version}}",
+                        ),
+                    ),
                     "none",
                     "timeseries",
                     6,
@@ -405,6 +419,17 @@ DRIFT = Dashboard(
                         ('max(driftline_watermark_seconds{dataset=~"$dataset"}) * 1000', "watermark"),
                     ),
                     "dateTimeAsIso",
+                ),
+                Panel(
+                    "Scores behind rows",
+                    "Event time by which the judged scores of the model lie behind the judged rows.",
+                    (
+                        (
+                            'max by (dataset) (driftline_watermark_seconds{dataset=~"$dataset"}) - max by (dataset) (driftline_scores_watermark_seconds{dataset=~"$dataset"})',
+                            "{{dataset}}",
+                        ),
+                    ),
+                    "s",
                 ),
                 Panel(
                     "Windows closed",

@@ -38,6 +38,12 @@ CATALOGUE: tuple[Metric, ...] = (
         "1 while the circuit breaker around a remote call is open.",
         ("process", "target"),
     ),
+    Metric(
+        "driftline_lineage_events_total",
+        "counter",
+        "OpenLineage events sent, and dropped because no transport took them.",
+        ("result",),
+    ),
     Metric("driftline_process_restarts_total", "counter", "Restarts by the watchdog.", ("process", "reason")),
     Metric(
         "driftline_consumer_lag_records",
@@ -225,14 +231,23 @@ CATALOGUE: tuple[Metric, ...] = (
         ("model",),
         (1, 5, 10, 30, 60, 120, 300),
     ),
-    Metric("driftline_model_loss", "gauge", "Mean log loss of recent labelled predictions.", ("model", "version")),
-    Metric("driftline_model_auc", "gauge", "ROC-AUC of recent labelled predictions.", ("model", "version")),
-    Metric("driftline_model_brier", "gauge", "Brier score of recent labelled predictions.", ("model", "version")),
     Metric(
-        "driftline_model_accuracy",
+        "driftline_model_figure",
         "gauge",
-        "Share of recent labelled predictions on the right side of 0.5.",
-        ("model", "version"),
+        "Figure of recent labelled predictions, in whole windows; bound: value, and low and high of its 95 % interval.",
+        ("model", "version", "slice", "figure", "bound"),
+    ),
+    Metric(
+        "driftline_model_estimate",
+        "gauge",
+        "The same figure as the scores promise it before labels, with its interval.",
+        ("model", "version", "figure", "bound"),
+    ),
+    Metric(
+        "driftline_estimate_windows_total",
+        "counter",
+        "Closed windows by whether the realised loss lay within its estimate.",
+        ("model", "result"),
     ),
     Metric("driftline_labels_total", "counter", "Outcomes by how they joined.", ("dataset", "result")),
     Metric(
@@ -241,7 +256,7 @@ CATALOGUE: tuple[Metric, ...] = (
         "1 while a live error detector signals a change.",
         ("model", "detector"),
     ),
-    Metric("driftline_labelled_rows", "gauge", "Labelled predictions in the evaluation window.", ("model", "version")),
+    Metric("driftline_labelled_rows", "gauge", "Labelled predictions that the figures speak of.", ("model", "version")),
     # serving
     Metric("driftline_predictions_total", "counter", "Predictions answered.", ("endpoint", "version")),
     Metric("driftline_prediction_seconds", "histogram", "Time to answer a request, model included.", ("endpoint",)),

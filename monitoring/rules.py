@@ -103,6 +103,14 @@ ALERTS: tuple[Alert, ...] = (
         "The drift monitor is blind: look at the process `drift` and at the watermark.",
     ),
     Alert(
+        "DriftlineScoresBehind",
+        "max by (dataset) (driftline_watermark_seconds) - max by (dataset) (driftline_scores_watermark_seconds) > 7200",
+        "15m",
+        "warning",
+        "The model's scores are judged more than two hours of event time behind the rows.",
+        "{{ $labels.dataset }}: a drift of the score is told as late as that; look at the process `score` and at its consumer lag.",
+    ),
+    Alert(
         "DriftlineFalsePagesAboveBudget",
         'max by (dataset) (driftline_drift_false_pages_ratio{bound="low"}) > 1 or max by (dataset) (driftline_drift_stated_false_pages_ratio) > 1.01',
         "0m",

@@ -38,6 +38,7 @@ class Role:
     writes: tuple[str, ...] = ()
     asks: tuple[str, ...] = ()  # topics whose ends it may ask for, not their records
     transactional: tuple[str, ...] = ()  # verbs whose transactional ids it uses
+    follows: tuple[str, ...] = ()  # verbs whose committed offsets it asks for
 
 
 def roles(dataset: str) -> tuple[Role, ...]:
@@ -45,12 +46,12 @@ def roles(dataset: str) -> tuple[Role, ...]:
     dead, quality = topics.dead_letters(dataset), topics.quality(dataset)
     predictions, outcomes, scores = topics.predictions(dataset), topics.outcomes(dataset), topics.scores(dataset)
     return (
-        Role("producer", "produce", writes=(events, outcomes)),
+        Role("producer", "produce", writes=(events, outcomes, topics.LINEAGE)),
         Role(
             "validator",
             "validate",
             reads=(events, blocks, topics.REQUESTS),  # its own last blocks tell it the watermark
-            writes=(valid, blocks, dead),
+            writes=(valid, blocks, dead, topics.LINEAGE),
             transactional=("validate",),
         ),
         Role(
@@ -69,8 +70,9 @@ def roles(dataset: str) -> tuple[Role, ...]:
             writes=(topics.PARTIALS, topics.STATE, topics.VERDICTS, topics.ALERTS),
             asks=(events,),  # has a partition ever held a record
             transactional=("drift",),
+            follows=("score",),  # can a score still come
         ),
-        Role("compactor", "compact", reads=(blocks, events, dead, outcomes), writes=(quality,)),
+        Role("compactor", "compact", reads=(blocks, events, dead, outcomes), writes=(quality, topics.LINEAGE)),
         Role(
             "features",
             "features",
@@ -83,7 +85,7 @@ def roles(dataset: str) -> tuple[Role, ...]:
             "evaluate",
             "evaluate",
             reads=(predictions, outcomes, topics.LEDGER, topics.ALERTS),
-            writes=(topics.ALERTS,),
+            writes=(topics.ALERTS, topics.evaluations(dataset)),
             transactional=("evaluate",),
         ),
         Role(
@@ -113,5 +115,7 @@ def grants(dataset: str) -> Iterator[Grant]:
         if role.reads:
             yield Grant(who, "read", "group", topics.group(dataset, role.verb), prefixed=True)
             yield from (Grant(who, "read", "group", prefix, prefixed=True) for prefix in READER_GROUPS)
+        for verb in role.follows:
+            yield Grant(who, "describe", "group", topics.group(dataset, verb), prefixed=True)
         for verb in role.transactional:
             yield Grant(who, "write", "transactional-id", topics.group(dataset, verb), prefixed=True)

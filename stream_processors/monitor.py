@@ -158,7 +158,7 @@ class Monitor:
             return "alarm"
         pairs = ((evidence.e_value, evidence.threshold), (evidence.scan_value, evidence.scan_threshold))
         near = any(v is not None and t is not None and v >= t - WARNING_DISTANCE for v, t in pairs)
-        return "warning" if near else "ok"
+        return "warning" if near and evidence.material else "ok"
 
     def _checked(self, window: Data) -> pa.Table:
         table = table_of(window, "window")

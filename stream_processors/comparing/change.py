@@ -8,6 +8,9 @@ window's five quantiles are fitted by m + a s + b (q - m), least squares.
                                          to 1 where a shift alone does not say it
     shift +0.52 sd (+5.2)                a, where it is beyond noise and b says less
     scale x1.8, shift -3 sd, scale x2    b, both
+    60.0% of the rows above 2.26e+10     half of D or more lies beyond the last fence, infinities too: how far is not known
+    90% or more near 0 (shift -5 sd)     quantiles that differ in the reference are one value: rows stuck at it
+    60.0% or more other than 5           the reference holds one value; rows on both sides of it, or some of them still on it
     upper tail +2.1%, lower tail +2.1%   the quantiles do not show it and the list's best one is a tail: the share is D
     excess ..., shape ...                likewise; the place is that of the list, the size D
     nulls 0.1% -> 12.3%, new values 4.0% their shares
@@ -24,10 +27,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from math import copysign, exp, inf, isfinite, log, sqrt
 
 from stream_processors.comparing.categories import NEW
-from stream_processors.comparing.statistics import WindowStatistics
+from stream_processors.comparing.statistics import QUANTILES, WindowStatistics
 
 SPREAD = 3.29  # 95 % quantile - 5 % quantile of a normal law, in sd
 LONG = 1e6  # no more digits than three from here
@@ -36,6 +40,8 @@ RESOLUTION = 0.15  # of the way: differences between two quantiles beyond the ra
 ALIKE = 0.1  # logarithms of ratios differ by less from the median of the five and are one factor
 FACTORS = 700.0  # the largest logarithm of a factor that is told
 FACTOR, FAR_FACTOR = 1.5, 5.0  # the least that is told of five; of four, for one may lie in a wide gap of few values
+STUCK = 0.3  # of the rows at one value that are told if they are no tail: three of the five quantiles
+ALL_MOVED = 0.9  # distance from which on no part of the rows has stayed where it was
 FARTHEST = 1e100  # sd; no fit beyond
 FITTING, CLOSE = 0.3, 0.25  # what a fit may leave of the quantiles' moves; by how much of itself one factor may differ
 _NULLS = re.compile(r"nulls (\+\d+%|x[\d.]+)")
@@ -56,7 +62,7 @@ def named(told: WindowStatistics, nearest: str | None) -> str | None:
         return nulls or nearest
     if told.kind == "categorical":
         return _moved_share(told) or nearest
-    return _moved_numbers(told) or _sized(told, nearest)
+    return _off_scale(told) or _moved_numbers(told) or _sized(told, nearest)
 
 
 def _nulls(told: WindowStatistics) -> str | None:
@@ -75,6 +81,14 @@ def _moved_share(told: WindowStatistics) -> str | None:
     return f"new values {told.new_share or 0.0:.1%}" if name == NEW else f"{name} {moved:+.1%}"
 
 
+def _off_scale(told: WindowStatistics) -> str | None:
+    """Rows beyond the last fence, where they are what the distance is made of."""
+    for name, beyond in (("above", told.above_scale), ("below", told.below_scale)):
+        if beyond is not None and beyond[0] >= (told.effect or 0.0) / 2:
+            return f"{beyond[0]:.1%} of the rows {name} {_short(beyond[1])}"
+    return None
+
+
 def _moved_numbers(told: WindowStatistics) -> str | None:
     """None where the quantiles show no move of all values, or one that no shift and scale explain."""
     was, now = told.quantiles_reference, told.quantiles_window
@@ -83,15 +97,23 @@ def _moved_numbers(told: WindowStatistics) -> str | None:
     middle, spread = was[2], (was[4] - was[0]) / SPREAD
     far = (now[2] - middle) / spread if spread > 0 else inf
     by = f" (shift {_signed(far)} sd)" if isfinite(far) and isfinite(spread) else ""
+    if stuck := _stuck(was, now):
+        share, value = stuck
+        if share == QUANTILES[-1] - QUANTILES[0]:
+            return f"{share:.0%} or more near {_short(value)}{by}"
+        if (told.effect or 0.0) < ALL_MOVED and _tail(told):
+            return None
+        if (told.effect or 0.0) < ALL_MOVED and share > STUCK:
+            return f"{share:.0%} or more near {_short(value)}"
     if factor := _factor(was, now):
         return f"all values x{_short(factor)}{by}"
     if not (spread > 0 and isfinite(spread)):
-        return f"shift {_signed(now[2] - middle)}" if now[2] != middle and isfinite(now[2] - middle) else None
+        return _from_one_value(told, middle, now)
     place, moves = [(q - middle) / spread for q in was], [(b - a) / spread for a, b in zip(was, now, strict=True)]
     if not max(map(abs, moves)) < FARTHEST:
         return None
     shift, scale, left = _fitted(place, moves)
-    noise = NOISE * sqrt(1 / told.n + 1 / max(1, told.reference_n))
+    noise = _noise(told)
     size = sqrt(sum(m * m for m in moves) / len(moves))
     if size <= noise or left > max(noise, FITTING * size):
         return None
@@ -101,6 +123,21 @@ def _moved_numbers(told: WindowStatistics) -> str | None:
     moved = abs(shift) > max(noise, 0.2 * abs(scale))
     parts = [f"shift {_signed(shift)} sd ({_signed(shift * spread)})"] if moved or not wide else []
     return ", ".join([*parts, f"scale x{_short(max(0.0, 1 + scale))}"] if wide else parts)
+
+
+def _stuck(was: Sequence[float], now: Sequence[float]) -> tuple[float, float] | None:
+    """(share at least, value) where quantiles that differed are one value now, by more than the width between fences."""
+    runs = [(i, j) for i in range(4) for j in range(i + 1, 5) if now[i] == now[j]]
+    i, j = max(runs, key=lambda run: run[1] - run[0], default=(0, 0))
+    apart = all(a < b for a, b in pairwise(was[i : j + 1])) and was[j] - was[i] > RESOLUTION * abs(now[i] - was[2])
+    return (QUANTILES[j] - QUANTILES[i], now[i]) if j and apart else None
+
+
+def _from_one_value(told: WindowStatistics, value: float, now: Sequence[float]) -> str | None:
+    if (now[0] > value or now[4] < value) and isfinite(now[2] - value):
+        return f"shift {_signed(now[2] - value)}"
+    moved = told.effect is not None and told.critical_value is not None and told.effect > told.critical_value
+    return f"{told.effect:.1%} or more other than {_short(value)}" if moved and isfinite(value) else None
 
 
 def _factor(was: Sequence[float], now: Sequence[float]) -> float | None:
@@ -141,7 +178,7 @@ def _sized(told: WindowStatistics, nearest: str) -> str:
         return nearest if told.new_share is None else f"new values {told.new_share:.1%}"
     if d is None:
         return nearest
-    if nearest.startswith(("upper tail", "lower tail")):
+    if nearest.startswith("upper tail" if told.sign >= 0 else "lower tail"):
         return f"{nearest[:10]} +{d:.1%}"
     place = re.fullmatch(r"excess \d+% in (quantiles .*)", nearest)
     if place:
@@ -151,9 +188,18 @@ def _sized(told: WindowStatistics, nearest: str) -> str:
     shown = told.critical_value is not None and d > told.critical_value
     if shown and (tail := _tail(told)):
         return f"{tail} +{d:.1%}"
-    if nearest.startswith("shift") and told.mean_shift is not None and (told.mean_shift > 0) == ("+" in nearest):
+    if (
+        nearest.startswith("shift")
+        and told.mean_shift is not None
+        and (told.mean_shift > 0) == ("+" in nearest)
+        and not (shown and abs(told.mean_shift) < _noise(told))
+    ):
         return f"shift {_signed(told.mean_shift)} sd"
     return f"shape, distance {d:.3f}" if shown or _NULLS.fullmatch(nearest) else nearest
+
+
+def _noise(told: WindowStatistics) -> float:
+    return NOISE * sqrt(1 / told.n + 1 / max(1, told.reference_n))
 
 
 def _tail(told: WindowStatistics) -> str | None:

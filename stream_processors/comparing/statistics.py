@@ -63,6 +63,8 @@ class WindowStatistics:
     g_p_value: float | None = None
     null_p_value: float | None = None  # of the share of nulls, exact
     new_share: float | None = None  # categories, few-valued numbers: never seen; other numbers: out of the range seen
+    above_scale: tuple[float, float] | None = None  # (share of the rows beyond the last fence, which it is)
+    below_scale: tuple[float, float] | None = None
     vanished: tuple[str, ...] = ()  # categories that the window should hold five of and lacks; the 10 most frequent
     top_moves: tuple[tuple[str, float], ...] = ()  # (category, share of the window - share of the reference)
 
@@ -98,6 +100,7 @@ def compare(
     cvm = cramer_von_mises(counts, law)
     quantiles = law.values[law.quantile_index(np.array(QUANTILES))]
     own = places[np.searchsorted(np.cumsum(held.n), np.array(QUANTILES) * n)]
+    above, below = _off_scale(reference, every)
     with np.errstate(invalid="ignore", over="ignore"):
         shifts = own - quantiles
     return WindowStatistics(
@@ -105,7 +108,7 @@ def compare(
         ks_critical_value(n, rows, alpha), _finite(found.at), found.sign, found.statistic, psi(was, window), jensen_shannon(was, window),
         mean_shift=_mean_shift(law, held, places), quantiles_reference=_all_finite(quantiles), quantiles_window=_all_finite(own),
         cramer_von_mises=cvm, cvm_p_value=cramer_von_mises_p_value(cvm, n, rows), wasserstein=wasserstein(law, held, places),
-        quantile_shifts=_all_finite(shifts), new_share=_new_share(reference, counts), **nulls,
+        quantile_shifts=_all_finite(shifts), new_share=_new_share(reference, counts), above_scale=above, below_scale=below, **nulls,
     )  # fmt: skip
 
 
@@ -321,6 +324,19 @@ def _places(reference: FeatureReference, counts: Counts) -> tuple[np.ndarray, Co
         codes = outside.inside(counts.codes.astype(np.int64))[order]
         return place[order], Counts(codes.astype(np.uint32), counts.n[order], counts.nulls)
     return _within(reference, counts.codes), counts
+
+
+def _off_scale(reference: FeatureReference, counts: Counts) -> list[tuple[float, float] | None]:
+    """(share, fence) of the rows above and of those below the last fence."""
+    outside, found = reference.outside, []
+    assert outside is not None
+    code = outside.inner
+    for fences in (outside.above, outside.below):
+        code += len(fences)
+        at = int(np.searchsorted(counts.codes, np.uint32(code)))
+        there = len(fences) and at < len(counts.codes) and counts.codes[at] == code
+        found.append((int(counts.n[at]) / counts.rows, float(fences[-1])) if there else None)
+    return found
 
 
 def _within(reference: FeatureReference, codes: np.ndarray) -> np.ndarray:

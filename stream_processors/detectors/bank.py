@@ -222,7 +222,7 @@ def _together(rows: np.ndarray, ordered: bool) -> np.ndarray:
 
 def _told_apart(law: _Law, made: list[Alternative]) -> dict[str, tuple[np.ndarray, float]]:
     """(log(q/p), slack) by name of every alternative that the law's own error cannot make p look like, and that shows in spite of it."""
-    if not law.rows or not made:
+    if not law.rows or not made or not law.p.all():  # no share is left for values where every one stood there once
         return {}
     q = np.stack([a.q for a in made])
     ratio = q / law.p

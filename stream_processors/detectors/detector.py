@@ -94,6 +94,11 @@ class Evidence(msgspec.Struct, frozen=True):
     returned: bool = False  # since it fired the rows have proved to follow the reference again
     alternative: tuple[str, str] | None = None  # (family, name) of the best one, however weak
 
+    @property
+    def material(self) -> bool:
+        """Whether a shift of this size would page: no tolerance, or the effect is above it for certain."""
+        return self.tolerance == 0 or (self.lower_effect or 0.0) > self.tolerance
+
 
 class Detectors:
     """The detectors of one reference set under one plan. Keys below the floor are in `budget.refused` and are not stepped."""

@@ -8,7 +8,7 @@ for as long as neither moves. A block of an open transaction does not count.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
@@ -18,6 +18,8 @@ from pipeline.logs import log
 from pipeline.settings import Settings
 
 ANSWER_S = 2.0  # how long the broker may take
+SCORER_S = 5.0  # between looks at how far the scorer is
+ON_THE_WAY_S = 60.0  # a block of scores that is heard of no later is a repeat, of which the judge is told nothing
 _ONE_BLOCK = {
     "enable.partition.eof": True,
     "fetch.wait.max.ms": 10,
@@ -27,10 +29,10 @@ _ONE_BLOCK = {
 
 
 class Backlog:
-    """Of one dataset's blocks topic. All calls come from one thread."""
+    """Of one dataset's blocks topic, or the one given. All calls come from one thread."""
 
-    def __init__(self, settings: Settings, dataset: str):
-        self._settings, self._topic = settings, topics.blocks(dataset)
+    def __init__(self, settings: Settings, dataset: str, topic: str | None = None):
+        self._settings, self._topic = settings, topic or topics.blocks(dataset)
         self._name = f"{topics.group(dataset, 'drift')}.backlog"
         self._client: Consumer | None = None
         self._waiting: dict[int, int] = {}  # offset of a block that was seen there
@@ -85,6 +87,54 @@ class Backlog:
                         self._empty[partition] = open_.pop(partition), ends[partition]
         finally:
             self._client.unassign()
+
+
+class ScorerReach:
+    """Up to where in the blocks topic no score can come any more. All calls come from one thread.
+
+    The scorer commits a block's offset after its scores are durable. So where its committed offset, or the oldest block
+    still held, lies past a block, and the scores topic holds nothing that was not heard, no score of that block will come.
+    Both only grow: an answer holds for good. Unknown partitions are reached up to 0.
+    """
+
+    def __init__(self, settings: Settings, dataset: str):
+        self._settings, self._dataset = settings, dataset
+        self._scores = Backlog(settings, dataset, topics.scores(dataset))
+        self._client: Consumer | None = None
+        self._reached: dict[int, int] = {}
+        self._waits: dict[int, tuple[tuple[int, int], float]] = {}  # heard and committed, and since when no more
+        self._asked = float("-inf")
+
+    def of(self, heard: Mapping[int, int], now: float) -> Mapping[int, int]:
+        """By partition; `heard` are the next offsets in the scores topic. Asked at most every few seconds."""
+        if heard and now - self._asked > SCORER_S:
+            self._asked = now
+            try:
+                passed = self._passed(heard)  # first: what was committed by then stands in the scores topic
+            except KafkaException as error:
+                log("scorer_unknown", "warning", dataset=self._dataset, error=error)
+                self.close()
+            else:
+                on_the_way = self._scores.behind(heard)
+                for p, offset in passed.items():
+                    known, since = self._waits.get(p, ((-1, -1), now))
+                    self._waits[p] = (heard[p], offset), now if known != (heard[p], offset) else since
+                    if p not in on_the_way or now - self._waits[p][1] > ON_THE_WAY_S:
+                        self._reached[p] = offset
+        return self._reached
+
+    def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+        self._scores.close()
+
+    def _passed(self, partitions: Iterable[int]) -> dict[int, int]:
+        if self._client is None:  # it never joins the scorer's group
+            self._client = kafka.consumer(self._settings, topics.group(self._dataset, "score"))
+        wanted = [TopicPartition(topics.blocks(self._dataset), p) for p in partitions]
+        lows = {tp.partition: self._client.get_watermark_offsets(tp, timeout=ANSWER_S)[0] for tp in wanted}
+        return {tp.partition: max(tp.offset, lows[tp.partition]) for tp in self._client.committed(wanted, ANSWER_S)}
 
 
 def unused(settings: Settings, dataset: str) -> frozenset[int] | None:

@@ -23,7 +23,7 @@ from pipeline.meter import Meter
 from pipeline.retry import until_success
 from pipeline.settings import Settings
 from stream_processors.drift import metrics as drift_metrics
-from stream_processors.drift.backlog import Backlog, unused
+from stream_processors.drift.backlog import Backlog, ScorerReach, unused
 from stream_processors.drift.block_counter import read_range
 from stream_processors.drift.self_watch import SelfWatch
 from stream_processors.drift.source import SHARD, Source, sources_of
@@ -31,7 +31,7 @@ from stream_processors.judging.alert import Alert
 from stream_processors.judging.causes import Quality
 from stream_processors.judging.closed import Record
 from stream_processors.judging.episodes import Episode, follow, scene_of
-from stream_processors.judging.judge import Judge, Turn
+from stream_processors.judging.judge import Judge, Progress, Turn
 from stream_processors.judging.panes import Clock
 from stream_processors.judging.partial import Partial, from_bytes
 from stream_processors.judging.saved import Saved, SavedProgress, from_messages, to_messages
@@ -72,6 +72,7 @@ class JudgeOwner:
         self._asked = 0.0  # when it was last asked which partitions are empty
         self._backlog, self._behind = Backlog(settings, contract.id), frozenset[int]()
         self._looked, self._looked_at = (frozenset[int](), -1), 0.0  # at which partitions, having heard how much
+        self._scorer = ScorerReach(settings, contract.id)
         self._watch = SelfWatch(contract, clock, meter)
 
     def acquire(self, partitions: Sequence[int]) -> int:
@@ -100,6 +101,7 @@ class JudgeOwner:
         self.judge, self._producer = None, None
         self._judges = {}
         self._backlog.close()
+        self._scorer.close()
 
     def feed(self, offset: int, key: bytes | None, value: bytes | None) -> None:
         """The next partial; those that were skipped on the way here (a message fetched before a rebalance) are read first."""
@@ -141,7 +143,10 @@ class JudgeOwner:
         self._reread()
         now = time.monotonic()
         behind = self._look_behind(now)
-        turns = {s: j.turn(now, behind if j is self.judge else self._unscored(behind)) for s, j in self._judges.items()}
+        turns = {
+            s: j.turn(now, behind if j is self.judge else self._unscored(j, behind, now))
+            for s, j in self._judges.items()
+        }
         drift_metrics.progress(self._meter, self._contract.id, *self._judges.values())
         if not any(turns.values()):
             return 0
@@ -192,10 +197,12 @@ class JudgeOwner:
             self._looked, self._looked_at = (quiet, self.position), now
         return self._behind if quiet else frozenset()
 
-    def _unscored(self, behind: frozenset[int]) -> frozenset[int]:
-        """Partitions with rows that no score was heard of: they hold the other scores back, and never the rows."""
-        rows, scores = (j.partitions for j in self._judges.values())
-        return behind | {p for p, known in rows.items() if p in scores and scores[p].next < known.next}
+    def _unscored(self, of_scores: Judge, behind: frozenset[int], now: float) -> frozenset[int]:
+        """Partitions with rows whose scores are still to come: they hold the other scores back, and never the rows."""
+        assert self.judge is not None
+        rows, scores, quiet = self.judge.partitions, of_scores.partitions, of_scores.quiet(now)
+        open_ = unscored(rows, scores, {}) & quiet
+        return behind | unscored(rows, scores, self._scorer.of({p: scores[p].block for p in sorted(open_)}, now))
 
     def _look_for_unused(self) -> None:
         """Tell the judge which partitions have never held a record, once others have for a while."""
@@ -321,6 +328,17 @@ class JudgeOwner:
             stopped=self._stopped.is_set,
             on_failure=lambda error, wait: log("judge_waits", "warning", error=error, retry_in_s=f"{wait:.1f}"),
         )
+
+
+def unscored(
+    rows: Mapping[int, Progress], scores: Mapping[int, Progress], reached: Mapping[int, int]
+) -> frozenset[int]:
+    """Partitions with rows that no score was heard of, and whose last block lies where scores can still come."""
+    return frozenset(
+        p
+        for p, known in rows.items()
+        if p in scores and scores[p].next < known.next and reached.get(p, 0) < known.block
+    )
 
 
 def sweeps(offsets: Sequence[int], gap: int) -> Iterator[tuple[int, int]]:

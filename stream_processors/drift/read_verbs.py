@@ -64,6 +64,8 @@ class Alerts:
         if args.open:
             resolved = {a["episode"] for a in found if a["state"] == "resolved"}
             found = [a for a in found if a["episode"] not in resolved]
+        cases = named(read(settings, topics.LEDGER))
+        found = [{**a, "case": cases.get(str(a["episode"]))} for a in found]
         if args.json:
             _lines(found)
         else:
@@ -76,6 +78,17 @@ def read(settings: Settings, topic: str, dataset: str | None = None) -> Iterator
     for message in read_all(settings, topic):
         if message.value() and (dataset is None or (message.key() or b"").startswith(f"{dataset}/".encode())):
             yield json.loads(message.value())
+
+
+def named(ledger: Iterable[Json]) -> dict[str, str]:
+    """By episode the case that its newest decision names: harmless or harmful shift, concept drift, data fault."""
+    found: dict[str, str] = {}
+    for entry in ledger:
+        metrics, also = entry.get("metrics"), entry.get("also")
+        if isinstance(metrics, dict) and "case" in metrics:
+            answered = [entry.get("episode"), *(also if isinstance(also, list) else [])]
+            found |= {str(episode): str(metrics["case"]) for episode in answered if episode}
+    return found
 
 
 def latest(verdicts: Iterable[Json]) -> list[Json]:

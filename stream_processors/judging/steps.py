@@ -147,8 +147,7 @@ class Stepper:
         if threshold is None or (backstop >= 0 and backstop > excess):
             rule = "confseq" if self._plan.rule == "confseq" else "scan"
             value, threshold, excess = said.scan_value, said.scan_threshold, backstop
-        material = said.tolerance == 0 or (said.lower_effect or 0.0) > said.tolerance
-        near = material and excess >= -WARNING_DISTANCE and self._plan.rule != "ks_alpha"
+        near = said.material and excess >= -WARNING_DISTANCE and self._plan.rule != "ks_alpha"
         state: Verdicts = "alarm" if alarmed else "warning" if near else "ok"
         return Finding(
             version, value, threshold, rule, state, said.change, said.since, start, said.lower_effect, said.tolerance,

@@ -13,7 +13,7 @@ MOVED, SHORT = 3, 28  # features told; columns of a name in a table
 
 
 def episodes(alerts: Sequence[Json], width: int = 80) -> Iterator[str]:
-    """One paragraph an episode: what its newest firing alert says, and when its state changed."""
+    """One paragraph an episode: what its newest firing alert says, when its state changed, what the ledger calls it."""
     for at, name in enumerate(dict.fromkeys(str(a["episode"]) for a in alerts)):
         own = [a for a in alerts if a["episode"] == name]
         if at:
@@ -28,6 +28,8 @@ def _episode(name: str, own: Sequence[Json], width: int) -> Iterator[str]:
     yield from _wrapped("", f"{name}: {last['state']}{resolution}", width)
     yield from _line("changes", "; ".join(f"{a['state']} {_minute(a['event_time'])}" for a in own), width)
     yield from _line("since", _since(told), width)
+    if last.get("case"):
+        yield from _line("case", str(last["case"]), width)
     for number, cause in enumerate(_list(told.get("causes")), 1):
         yield from _line(
             f"cause {number}",

@@ -48,7 +48,7 @@ class Outside:
         return np.where(codes <= self.inner, codes, np.where(codes <= self.inner + len(self.above), self.inner, 0))
 
     def places(self, codes: np.ndarray) -> np.ndarray:
-        """Where a row with this code, one beyond a fence, stands: between its fences, in the middle; at the last one."""
+        """Where a row with this code, one beyond a fence, stands: between its fences, in the middle, or at 0 if it is between them; at the last one."""
         far = codes.astype(np.int64) - self.inner
         return np.concatenate((NONE, _middles(self.above), _middles(self.below)))[far - 1]
 
@@ -86,4 +86,7 @@ def _kept(fences: np.ndarray, end: float) -> np.ndarray:
 def _middles(fences: np.ndarray) -> np.ndarray:
     if not len(fences):
         return NONE
-    return np.append(fences[:-1] / 2 + fences[1:] / 2, fences[-1])
+    middles = np.append(fences[:-1] / 2 + fences[1:] / 2, fences[-1])
+    low, high = np.minimum(fences[:-1], fences[1:]), np.maximum(fences[:-1], fences[1:])
+    middles[:-1][(low < 0) & (high >= 0)] = 0.0
+    return middles

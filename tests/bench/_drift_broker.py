@@ -21,7 +21,7 @@ from tests.bench._hops import ROOT, Hops, hops
 from tests.bench.report import bar, progress
 from tests.contracts import renamed
 
-DAYS = {"short": 1, "default": 7, "full": 30}  # of event time
+DAYS = {"short": 1, "default": 30, "full": 30}  # of event time
 ROWS = 100  # a pane of a minute, in the mean; the daily cycle moves it
 SPEED = 1_440  # event seconds a wall second, were it paced; it is sent flat out
 REFERENCE_ROWS, REFERENCE_DAYS = 100_000, 14

@@ -149,3 +149,10 @@ def test_pages_are_not_raised_by_a_reference_that_is_not_loaded_twice():
     assert bank.bank_of(again).names == bank.bank_of(known).names
     assert (bank.bank_of(again).scores == bank.bank_of(known).scores).all()
     assert cells.count(again, floats(np.array([1.0]))) == cells.count(known, floats(np.array([1.0])))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("rows", [500, 5_000])
+def test_a_text_column_without_a_repeated_value_has_an_empty_bank_and_no_warning(rows):
+    found = bank.bank_of(categorical([f"id{i}" for i in range(rows)]))
+    assert found.names == () and np.isfinite(found.laws).all()

@@ -140,6 +140,47 @@ def test_astronomic_numbers_are_told_shortly(known, size):
         assert not re.search(r"nan|inf", text) and len(text) < 60
 
 
+@pytest.mark.parametrize("nearest", ["shift +0.8 sd", "upper tail +5.0%", "lower tail +5.0%"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 1.0])
+@pytest.mark.parametrize("value", [1e300, -1e300, np.inf, -np.inf])
+@pytest.mark.parametrize("known", [PRICE, COUNTED, TAILED, numeric(np.full(20_000, 5.0))])
+def test_rows_beyond_the_last_fence_are_told_by_their_share_and_where_it_stands(known, value, share, nearest):
+    rows = np.random.default_rng(88).choice(known.values, 4_000, p=known.counts / known.rows)
+    rows[: int(share * 4_000)] = value
+    text = told(known, rows, nearest)
+    side, fence = ("above", known.outside.above) if value > 0 else ("below", known.outside.below)
+    assert number(rf"^([\d.]+)% of the rows {side} ", text) == pytest.approx(100 * share, abs=0.1)
+    assert float(text.split()[-1]) == pytest.approx(fence[-1], rel=0.01)
+
+
+@pytest.mark.parametrize("known", [PRICE, COUNTED, TAILED])
+def test_zeros_are_zeros_and_not_negative(known):
+    found = compare(known, cells.count(known, floats(np.zeros(400))))
+    assert found.quantiles_window == (0.0,) * 5 and found.wasserstein == pytest.approx(np.average(known.values, weights=known.counts))  # fmt: skip
+    assert named(found, "scale x1.5").startswith("90% or more near 0 (shift -")
+    rows = np.random.default_rng(89).choice(known.values, 4_000, p=known.counts / known.rows)
+    rows[:2_400] = 0
+    assert told(known, rows, "upper tail +5.0%") == "lower tail +60.0%"
+    five = numeric(np.full(20_000, 5.0))
+    assert told(five, np.zeros(400), "shift -0.8 sd") == "shift -5"
+    assert told(numeric(np.full(20_000, -5.0)), np.zeros(400), "shift +0.8 sd") == "shift +5"
+
+
+@pytest.mark.parametrize("value", [5, 47, 50, 71, 120])
+def test_a_value_that_froze_is_told_as_such_and_where(value):
+    text = told(PRICE, np.full(400, float(value)), "scale x0.67")
+    assert number(r"^90% or more near ([\d.]+) \(shift", text) == pytest.approx(value, rel=0.05)
+    half = window()
+    half[:2_400] = 50
+    assert number(r"^50% or more near ([\d.]+)$", told(PRICE, half, "scale x0.67")) == pytest.approx(50, abs=0.1)
+
+
+def test_a_constant_that_varies_is_told_by_the_share_that_left_it():
+    known, rows = numeric(np.full(20_000, 5.0)), np.full(4_000, 5.0)
+    rows[:1_200] = 7
+    assert told(known, rows, "shift +0.8 sd") == "30.0% or more other than 5"
+
+
 def test_the_library_tells_a_large_shift_as_it_is():
     rng = np.random.default_rng(84)
     monitor = Monitor({"price": rng.normal(50, 10, 20_000)})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,3 +78,21 @@ def test_a_longer_budget_asks_for_more_evidence_and_ks_alpha_keeps_none():
     longer = replace(SALES, drift=replace(SALES.drift, pages_per=timedelta(days=300)))
     assert promises(longer)[0].bank == pytest.approx(promises(SALES)[0].bank + np.log(10))
     assert "whatever the budget" in plan_lines(replace(SALES, drift=replace(SALES.drift, rule="ks_alpha")))[0]
+
+
+def test_the_thresholds_that_the_docs_quote_are_those_that_contract_check_says():
+    text = (Path(__file__).parents[2] / "docs" / "drift.md").read_text()
+    check = plan_lines(SALES)
+    quoted = re.search(
+        r"check` says ([\d.]+) and ([\d.]+): (\d+) detectors.*?(\d+) share it: ([\d.]+) and ([\d.]+)\.", text
+    )
+    assert quoted, "docs/drift.md: expected the thresholds of sales"
+    bank, scan, detectors, of_rows, *before = quoted.groups()
+    assert f": {detectors} detectors share 1 false page in 8,640 panes" in check[0]
+    assert f"threshold bank {bank}, scan {scan}" in check[1]
+    assert f"one false page in {int(detectors) * 8_640:,} panes" in text
+    rows = plan_lines(replace(SALES, drift=replace(SALES.drift, scores=())))
+    assert f": {of_rows} detectors" in rows[0] and "threshold bank {}, scan {}".format(*before) in rows[1]
+    told = (Path(__file__).parents[2] / "docs" / "backtest.md").read_text()
+    without = replace(SALES, drift=replace(SALES.drift, scores=(), rejects=False))
+    assert f"{sum(p.detectors for p in promises(without))} detectors (those of the rows of `sales`" in told

@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 
 from pipeline.contract import SCORES, Tolerance
 from stream_processors.detectors.budget import thresholds
+from stream_processors.drift.backlog import ScorerReach
+from stream_processors.drift.judge_owner import unscored
+from stream_processors.judging.judge import Progress
 from stream_processors.judging.timeline import Timeline
 from stream_processors.live.score_blocks import UNSCORED, Answers, score_block
 from tests.drift_stream.harness import IDLE_S, Harness, counted
@@ -128,6 +131,24 @@ def test_a_stopped_scorer_never_holds_back_the_rows():
             made.scores.write(*counted(answered([b]), timeline, (), OF_SCORES)[0])
         made.turn(0.1)
     assert len(made.rows.states("price")) == 5 and len(made.scores.states("score")) == 2
+
+
+def test_a_partition_is_waited_for_only_while_a_score_can_come():
+    rows_ = {p: Progress(next=300, block=3) for p in range(4)}
+    heard = {0: Progress(next=300), 1: Progress(next=200), 2: Progress(), 3: Progress()}
+    assert unscored(rows_, heard, {}) == {1, 2, 3}
+    assert unscored(rows_, heard, {1: 2, 2: 3, 3: 9}) == {1}  # the scorer is past all blocks of 2 and 3
+
+
+def test_the_scorer_is_past_what_it_committed_once_nothing_is_on_the_way_and_a_repeat_does_not_hold_for_ever():
+    reach, asked = ScorerReach(None, "tiny"), []
+    on_the_way = frozenset({1})
+    reach._passed = lambda partitions: asked.append(1) or dict.fromkeys(partitions, 7)
+    reach._scores.behind = lambda heard: on_the_way
+    assert reach.of({0: 4, 1: 4}, 100.0) == {0: 7}
+    assert reach.of({0: 4, 1: 4}, 101.0) == {0: 7} and len(asked) == 1
+    assert reach.of({0: 4, 1: 4}, 159.0) == {0: 7}
+    assert reach.of({0: 4, 1: 4}, 165.0) == {0: 7, 1: 7}
 
 
 def test_one_page_budget_for_inputs_and_scores():

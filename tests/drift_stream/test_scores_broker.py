@@ -6,10 +6,11 @@ import json
 import threading
 
 import pytest
+from confluent_kafka import TopicPartition
 
 from batch import reference
 from pipeline import topics
-from pipeline.kafka import producer, read_all
+from pipeline.kafka import consumer, producer, read_all
 from pipeline.meter import Silent
 from stream_processors.drift.judge_owner import JudgeOwner
 from stream_processors.judging.panes import clock_of
@@ -34,6 +35,12 @@ def tiny(fresh_topics, settings, environment, tmp_path):
     fresh_topics("tiny", 2)
     reference.send(settings, contract, reference.written(settings, contract, REFERENCES.load()))
     return settings, contract, path, environment, tmp_path / "drift.log"
+
+
+def told_early(settings, feature: str) -> list[dict]:
+    """Provisional verdicts."""
+    found = [v for v in verdicts(settings) if v["feature"] == feature and v["segment"] == "*" and v["provisional"]]
+    return sorted(found, key=lambda v: v["window_start"])
 
 
 def final(settings, feature: str) -> list[dict]:
@@ -74,6 +81,44 @@ def test_repeated_scores_count_once_whoever_is_killed_and_a_stopped_scorer_holds
     assert {json.dumps(v) for v in verdicts(settings) if v["feature"] in NAMES and not v["provisional"]} == expected
     assert [v["n"] + v["other_model"] for v in told] == [v["n"] for v in final(settings, "price")]
     assert [v["other_model"] > 0 for v in told] == [False] * 4 + [True]
+
+
+def test_windows_close_where_no_score_can_come_and_a_restart_or_a_late_scorer_changes_nothing_final(tiny):
+    """Scores are switched on after blocks were judged: partition 1 has rows, and its scorer is past all of them."""
+    settings, contract, path, environment, log = tiny
+    both = [blocks_of(p, rows, cut(len(rows), 100)) for p in range(2) for rows in [hours_of(p, 0, 8)]]
+    unscored = both[1][:5]
+    early, later = both[0], both[1][5:]
+    scores = [answered(early[3:]), answered(later)]
+
+    def until_six() -> list[dict] | None:
+        found = told_early(settings, "score")
+        return found if found and "T06" in found[-1]["window_start"] else None
+
+    with drift(environment, path, log) as worker:
+        rows_in, scores_in = writer(settings), writer(settings, "test-scores")
+        write(rows_in, [*early, *unscored])
+        write(scores_in, scores[0], topic=SCORES)
+        wait_until(lambda: told_early(settings, "price"), 40, "windows of rows that an idle partition holds open")
+        assert not told_early(settings, "score")  # for all that is known its scores are on their way
+        scorer = consumer(settings, topics.group("tiny", "score"))
+        scorer.commit(offsets=[TopicPartition(topics.blocks("tiny"), 1, len(unscored))], asynchronous=False)
+        scorer.close()
+        told = wait_until(until_six, 40, "windows of scores without partition 1")
+        worker.kill()
+    with drift(environment, path, log) as worker:
+        assert told_early(settings, "score") == told
+        write(rows_in, later)
+        write(scores_in, scores[1], topic=SCORES)
+        wait_until(lambda: len(final(settings, "score")) >= 5, 40, "final windows of scores")
+        assert worker.stop() == 0
+    plain = Harness(2, Timeline((REFERENCES,)), contract.of_scores)
+    for own in scores:
+        for partials in counted(own, plain.timeline, (), contract.of_scores):
+            plain.write(*partials)
+    plain.turn()
+    expected = {json.dumps(json.loads(v.to_bytes())) for v in plain.verdicts if not v.provisional}
+    assert {json.dumps(v) for v in verdicts(settings) if v["feature"] in NAMES and not v["provisional"]} == expected
 
 
 def test_where_nobody_scores_a_restart_reads_the_open_panes_and_not_the_whole_log(tiny):

@@ -23,7 +23,7 @@ from tests.faults.schedule import Kill, Kind, Pause, Schedule, due
 
 POINT_S = 30.0  # within so much time a point is passed, or the kill comes at a random moment instead
 RECOVER_S = 300.0
-ZOMBIE_S = 60.0
+ZOMBIE_S = 90.0  # what it was committing is given 45 s, then it has to find its way out of the group
 LOOK_S = 0.05
 FATAL = 70
 STAGE: dict[Kind, str] = {

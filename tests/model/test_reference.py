@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import ArgumentParser
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -272,6 +273,21 @@ def test_a_training_run_names_its_rows_and_a_foreign_one_is_refused(settings, mo
         monkeypatch.setattr("batch.registry.data_of", lambda *_, wrong=wrong: wrong)
         with pytest.raises(CheckFailed, match="MLflow run run"):
             reference.trained_on(settings, CONTRACT, "run")
+
+
+def test_a_file_with_other_columns_or_of_another_kind_is_refused_and_says_what_to_do(tmp_path):
+    parser, wrong, text = ArgumentParser(), tmp_path / "wrong.parquet", tmp_path / "rows.csv"
+    reference.Reference.configure(parser)
+    rows(1).rename({"price": "cost"}).write_parquet(wrong)
+    text.write_text("price,region\n1.5,north\n")
+    for file, said in (
+        (wrong, "expected the columns .*price, .*got order, cost, .*; missing .*price.*--contract"),
+        (text, "expected a Parquet file, got "),
+    ):
+        with pytest.raises(UsageError, match=f"^{file}: {said}"):
+            reference.Reference.run(
+                parser.parse_args(["build", "--file", str(file)]), from_environment({"DRIFTLINE_HOME": str(tmp_path)})
+            )
 
 
 def test_a_span_that_is_none_is_refused():

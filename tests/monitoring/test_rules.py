@@ -63,6 +63,16 @@ CASES: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
         [FLOW, ('driftline_windows_closed_total{dataset="sales",close="final"}', "5x60")],
         [FLOW, CLOSING],
     ),
+    "DriftlineScoresBehind": (
+        [
+            ('driftline_watermark_seconds{dataset="sales"}', "100000+60x60"),
+            ('driftline_scores_watermark_seconds{dataset="sales"}', "90000x60"),
+        ],
+        [
+            ('driftline_watermark_seconds{dataset="sales"}', "100000+60x60"),
+            ('driftline_scores_watermark_seconds{dataset="sales"}', "96000+60x60"),
+        ],
+    ),
     "DriftlineFalsePagesAboveBudget": (
         [('driftline_drift_false_pages_ratio{dataset="sales",bound="low"}', "2.5x60")],
         [

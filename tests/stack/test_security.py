@@ -115,6 +115,25 @@ def test_a_foreign_group_is_denied(secured):
         client.close()
 
 
+def test_drift_may_ask_how_far_the_scorer_is_and_neither_move_it_nor_anybody_else(secured):
+    place = TopicPartition("sales.blocks", 0, 1)
+    client = consumer(secured.settings("drift"), "driftline.sales.score")
+    try:
+        assert client.committed([place], 60)[0].error is None
+        with pytest.raises(KafkaException) as error:
+            client.commit(offsets=[place], asynchronous=False)
+        assert error.value.args[0].code() == KafkaError.GROUP_AUTHORIZATION_FAILED
+    finally:
+        client.close()
+    stranger = consumer(secured.settings("compactor"), "driftline.sales.score")
+    try:
+        with pytest.raises(KafkaException) as error:
+            stranger.committed([place], 60)
+        assert error.value.args[0].code() == KafkaError.GROUP_AUTHORIZATION_FAILED
+    finally:
+        stranger.close()
+
+
 def test_a_wrong_password_gets_nowhere(secured, tmp_path):
     wrong = tmp_path / "wrong"
     wrong.write_text("not it")
