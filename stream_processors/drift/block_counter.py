@@ -31,6 +31,8 @@ REMEMBERED_BLOCKS = (
     20_000  # (offset, maximum event time) a partition; a reference older than that starts at the beginning
 )
 
+PARTIALS_CODEC = "gzip"  # aiokafka reads it as it is
+
 
 @dataclass(slots=True)
 class Position:
@@ -64,8 +66,8 @@ class BlockCounter:
         self._topic, self._key, self._repeats = source.topic, source.key, source.repeats
         self.positions: dict[int, Position] = {}
         self._failure: str | None = None
-        # No time-out: a partial that was given up would be a hole that later ones jump over. gzip: aiokafka reads it as it is.
-        more = {"message.timeout.ms": 0, "compression.type": "gzip"}
+        # No time-out: a partial that was given up would be a hole that later ones jump over.
+        more = {"message.timeout.ms": 0, "compression.type": PARTIALS_CODEC}
         self._producer = kafka.producer(settings, f"{topics.group(source.contract.id, 'drift')}.partials", **more)
 
     def load(self, base: Iterable[SavedProgress], applied: int, partitions: Iterable[int]) -> None:

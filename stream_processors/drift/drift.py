@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import faust
+from aiokafka.errors import KafkaError
 from confluent_kafka import KafkaException
 from faust.types import TP
 
@@ -125,7 +126,11 @@ class _Process:
         app.agent(app.topic(topics.PARTIALS, **raw), concurrency=1, name="judge")(self._judge)
         app.in_worker = True
         app.finalize()
-        await app.start()
+        try:
+            await app.start()
+        except KafkaError as error:  # the broker went away between our question and Faust's
+            log("kafka_unreachable", "error", bootstrap=self._settings.bootstrap, error=error)
+            return Unreachable.exit_code
         tasks = [asyncio.create_task(t) for t in (self._tick(), self._failed.wait(), app.wait_until_stopped())]
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         return await self._end(tasks)

@@ -11,6 +11,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -25,6 +26,7 @@ from pipeline.settings import Settings
 from stream_processors.drift import metrics as drift_metrics
 from stream_processors.drift.backlog import Backlog, ScorerReach, unused
 from stream_processors.drift.block_counter import read_range
+from stream_processors.drift.refill import Refill
 from stream_processors.drift.self_watch import SelfWatch
 from stream_processors.drift.source import SHARD, Source, sources_of
 from stream_processors.judging.alert import Alert
@@ -73,6 +75,7 @@ class JudgeOwner:
         self._backlog, self._behind = Backlog(settings, contract.id), frozenset[int]()
         self._looked, self._looked_at = (frozenset[int](), -1), 0.0  # at which partitions, having heard how much
         self._scorer = ScorerReach(settings, contract.id)
+        self._refill = Refill(settings, clock, stopped, alive)
         self._watch = SelfWatch(contract, clock, meter)
 
     def acquire(self, partitions: Sequence[int]) -> int:
@@ -124,7 +127,21 @@ class JudgeOwner:
 
     def _hear(self, source: Source, offset: int, partial: Partial) -> None:
         self._know(partial.generation)
-        self._judges[source].feed(offset, partial, time.monotonic())
+        judge = self._judges[source]
+        if (known := judge.missing_before(offset, partial)) is not None:
+            log(
+                "partials_missing",
+                "error",
+                topic=source.topic,
+                partition=partial.partition,
+                expected=known.next,
+                got=partial.start,
+                offset=offset,
+            )
+            timeline = self._store.timeline.through(partial.generation)
+            for at, again in self._refill.between(source, replace(known), partial, timeline):
+                judge.feed(at, again, time.monotonic(), out_of_turn=True)
+        judge.feed(offset, partial, time.monotonic())
         told = [
             ("driftline_rejects_unplaced_total", partial.unplaced),
             ("driftline_scores_other_model_total", partial.other_model),

@@ -127,14 +127,27 @@ class Judge:
         self._known = timeline
         self.timeline = timeline.through(self.generation)
 
-    def feed(self, offset: int, partial: Partial, now: float) -> None:
-        """Add one partial of the partials topic. Its generation must be known."""
+    def missing_before(self, offset: int, partial: Partial) -> Progress | None:
+        """The partition's progress if the partial does not follow on it: what lies between was never heard.
+
+        None for one that is read again, the first of its partition, or one that counts anew under newer references.
+        """
+        known = self.partitions.get(partial.partition)
+        if known is None or offset < self.applied or partial.generation != known.generation:
+            return None
+        return known if partial.start > known.next > 0 else None
+
+    def feed(self, offset: int, partial: Partial, now: float, *, out_of_turn: bool = False) -> None:
+        """Add one partial of the partials topic. Its generation must be known.
+
+        `out_of_turn`: it is heard before those that stand between it and the last one.
+        """
         if partial.generation > self.generation:
             self._adopt(partial.generation)
         old = offset < self.applied  # read again after a restart: only the open panes need it
         if not old:
             self._progress(partial, now)
-            self.applied = offset + 1
+            self.applied = self.applied if out_of_turn else offset + 1
         partial = self._as_judged(partial)
         late: dict[int, int] = {}  # closed windows: start -> end
         for part in partial.panes:

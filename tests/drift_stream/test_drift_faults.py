@@ -15,6 +15,11 @@ from batch import reference
 from pipeline import blocks, kafka, topics
 from pipeline.times import to_ms, to_text
 from stream_processors.dead_letters import letter
+from stream_processors.drift.block_counter import PARTIALS_CODEC
+from stream_processors.drift.source import sources_of
+from stream_processors.judging.panes import clock_of
+from stream_processors.judging.partial import to_bytes
+from stream_processors.judging.summarise import summarise
 from stream_processors.reference.store import read_store
 from tests.drift_stream.harness import Harness, counted
 from tests.drift_stream.samples import DAY0, HOUR, block, blocks_of, draw, reference_rows
@@ -139,3 +144,26 @@ def test_a_producer_whose_clock_is_a_week_ahead_closes_no_window(tiny):
     assert {to_ms(str(v["window_start"])): v["n"] for v in found} == dict.fromkeys(
         (began + h * HOUR for h in range(4)), 400
     )
+
+
+def test_partials_that_never_reached_the_judge_are_counted_again_from_their_blocks(tiny):
+    settings, contract, path, environment, folder = tiny
+    parts = [blocks_of(p, rows, cut(len(rows), 100)) for p in range(2) for rows in [hours_of(p, 0, 6)]]
+    write(writer(settings), [b for pair in zip(*parts, strict=True) for b in pair])
+    timeline, made = (
+        read_store(settings, "tiny").timeline,
+        kafka.producer(settings, "test-partials", **{"compression.type": PARTIALS_CODEC}),
+    )
+    lost = range(4, 9)  # of partition 1, as if the one that counted them had been killed and Kafka had lost them
+    for partition, own in enumerate(parts):
+        offsets = [m.offset() for m in kafka.read_all(settings, topics.blocks("tiny")) if m.partition() == partition]
+        for at, (offset, one) in enumerate(zip(offsets, own, strict=True)):
+            for partial in summarise(one, offset, contract.of_rows, clock_of(contract), timeline):
+                if at < len(own) - 3 and not (partition == 1 and at in lost):
+                    made.produce(topics.PARTIALS, to_bytes(partial), sources_of(contract)[0].key, partition=0)
+    made.flush(30)
+    with drift(environment, path, folder / "drift.log") as worker:
+        wait_until(lambda: len(final_windows(settings)) >= 5, 120, "five windows")
+        assert worker.stop() == 0
+    assert "partials_missing" in (folder / "drift.log").read_text()
+    assert told(settings) == undisturbed(settings, contract, [b for pair in zip(*parts, strict=True) for b in pair])

@@ -142,8 +142,12 @@ class Campaign:
                     assert ended.live is not None
                     point = ended.live.fired or "random"
                     ended.start(armed)
+                    if armed:  # the others take over what it had: they may be the ones that pass the point
+                        for other in slots:
+                            if other is not ended and other.live is not None:
+                                other.live.arm(*armed)
                 for each in slots:
-                    each.busy = each is ended and armed is not None
+                    each.busy = ended is not None and armed is not None
                 if ended is not None:
                     return point
                 self.missed[f"{kill.kind}: was not up"] += 1  # it hit nothing and does not count

@@ -342,6 +342,7 @@ def report(
         "rebalances": [members for _, members in o.rebalances],
         "ended_by_themselves": dict(o.restarts),
         "crashes": o.crashes,
+        "partials_counted_again": sum(f.read_text().count(" partials_missing ") for f in out.glob("logs/drift-*.log")),
         "events": {k: o.proof[k] for k in ("produced", "consumed", "valid", "dead", "late", "lake")},
         "plain_look": {k: getattr(o.plain, k) for k in ("raw", "valid", "dead", "lake", "lost", "duplicated", "examples")},
         "not_as_sent": o.producer[:5],
