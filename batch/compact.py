@@ -24,15 +24,18 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 from deltalake.exceptions import DeltaError
 
+from batch import lineage_runs
 from batch import table as lake
 from batch.compaction import FenceError, RetentionLoss, check_retention, check_source
 from batch.landed_rows import DEAD_LETTER_SCHEMA, FAILED_DATE, OUTCOME_DATE, dead_letter, outcome, outcome_schema
-from batch.landing import EventsLanding, Landing, RecordsLanding, open_table
+from batch.landing import Commit, EventsLanding, Landing, RecordsLanding, open_table
 from batch.rules import QualityVerdict
 from monitoring.metrics import PrometheusMeter
 from pipeline import contract_file, kafka, topics
 from pipeline.contract import Contract, OutcomeLabel
 from pipeline.errors import Fatal, Unreachable
+from pipeline.lineage import Dataset, kafka_namespace
+from pipeline.lineage_send import Lineage, Minutes
 from pipeline.logs import log
 from pipeline.meter import Meter
 from pipeline.retry import until_success
@@ -108,6 +111,8 @@ class _Compactor:
             **{"enable.partition.eof": True, "queued.max.messages.kbytes": 64 * 1024},
         )
         self._landings: dict[str, Landing] = {}
+        self._lineage = Lineage(settings, meter)
+        self._minutes: dict[str, Minutes] = {}  # by topic
         self._behind: dict[
             tuple[str, int], int
         ] = {}  # partitions whose end was not reached -> time of the last record read, ms
@@ -128,6 +133,9 @@ class _Compactor:
         finally:
             self._consumer.close()
             self._producer.flush(5)
+            for minutes in self._minutes.values():
+                minutes.end()
+            self._lineage.close()
 
     def _loop(self, waiting: set[tuple[str, int]]) -> None:
         # 1. read  2. add  3. when due: commit rows with offsets  4. group offsets, for lag.
@@ -181,6 +189,8 @@ class _Compactor:
                 ),
             )
         self._show_positions()
+        for minutes in self._minutes.values():
+            minutes.turn()
 
     def _show_positions(self) -> None:
         """Committed offsets and lag, for people and tools."""
@@ -245,16 +255,34 @@ class _Compactor:
         table = self._table(
             lake.EVENTS, lake.lake_schema(c), lake.EVENT_DATE, c.time.field, [blocks, topics.events(dataset)]
         )
-        self._landings[blocks] = EventsLanding(table, c, blocks, numbers[blocks], self._meter, self._publish)
+        self._landings[blocks] = EventsLanding(
+            table, c, blocks, numbers[blocks], self._meter, self._publish, landed=self._landed
+        )
         letters = topics.dead_letters(dataset)
         table = self._table(lake.DEAD_LETTERS, DEAD_LETTER_SCHEMA, FAILED_DATE, "letter_offset", [letters])
-        self._landings[letters] = RecordsLanding(lake.DEAD_LETTERS, letters, table, dead_letter, self._meter)
+        self._landings[letters] = RecordsLanding(
+            lake.DEAD_LETTERS, letters, table, dead_letter, self._meter, self._landed
+        )
         if isinstance(c.label, OutcomeLabel):
             label, late = c.label, topics.outcomes(dataset)
             table = self._table(lake.OUTCOMES, outcome_schema(c, label), OUTCOME_DATE, c.time.field, [late])
             self._landings[late] = RecordsLanding(
-                lake.OUTCOMES, late, table, lambda m: outcome(m, c, label), self._meter
+                lake.OUTCOMES, late, table, lambda m: outcome(m, c, label), self._meter, self._landed
             )
+
+        place = kafka_namespace(self._settings.bootstrap)
+        for topic, landing in self._landings.items():
+            path = landing.table.path
+            read, written = Dataset(place, topic, kind="TOPIC"), lineage_runs.table(path)
+            self._minutes[topic] = Minutes(self._lineage, f"{dataset}.compact.{path.name}", [read], [written])
+
+    def _landed(self, commit: Commit) -> None:
+        """A few additions a commit; a run is made of them once a minute."""
+        tally = self._minutes[commit.topic].tally
+        for partition, (start, end) in commit.ranges.items():
+            tally.take(commit.topic, partition, start, end)
+        tally.count(commit.topic, commit.rows)
+        tally.count(str(commit.path), commit.rows, str(commit.version))
 
     def _table(self, name: str, schema: pa.Schema, by: str, sort: str, source: Sequence[str]) -> lake.Table:
         return open_table(lake.location(self._settings, self._contract.id, name), schema, by, sort, self._ids(source))
@@ -308,6 +336,7 @@ class _Compactor:
 
     def _publish(self, verdicts: list[QualityVerdict]) -> None:
         topic, failed = topics.quality(self._contract.id), []
+        self._minutes[topics.blocks(self._contract.id)].tally.verdicts += map(lineage_runs.verdict, verdicts)
         for v in verdicts:
             self._producer.produce(
                 topic,

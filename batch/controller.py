@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from batch import dataset, decisions, ledger, policy, promotion, rolling, training_child, watch
+from batch import case, dataset, decisions, ledger, policy, promotion, rolling, training_child, watch
 from batch.decisions import Close, Decline, Episode, Facts, Hold, Look, Obey, Policy, Request, Retrain, Step, Wait
 from batch.ledger import ChampionMoved, Draft, Ledger, LedgerBroken
 from batch.promotion import now
@@ -48,6 +48,7 @@ class Controller:
     _said: str = ""
     _rolled: float = -math.inf
     _looked: tuple[int, int] = (0, 0)  # promotion, rows at its last look
+    _episodes: dict[str, Episode] = field(default_factory=dict)  # by id, as this turn heard them
 
     @property
     def model(self) -> str:
@@ -59,6 +60,7 @@ class Controller:
 
     def turn(self, episodes: list[Episode], requests: list[Request]) -> Step:
         """Look, decide, act. A dependency that is away or data that must not be trained on leaves the turn undone."""
+        self._episodes = {e.id: e for e in episodes}
         try:
             if not self._settled:
                 self._settle()
@@ -130,9 +132,9 @@ class Controller:
             case Wait():
                 return
             case Hold(episode, reason):
-                self._write_once(self._draft("hold", reason, episode=episode.id))
+                self._write_once(self._draft("hold", reason, episode=episode.id, metrics=self._case((episode.id,))))
             case Close(episode, action, reason):
-                self._write_once(self._draft(action, reason, episode=episode.id))
+                self._write_once(self._draft(action, reason, episode=episode.id, metrics=self._case((episode.id,))))
             case Retrain():
                 self._retrain(step)
             case Obey(request):
@@ -227,6 +229,8 @@ class Controller:
         assert isinstance(gate, dict) and isinstance(data, dict)
         verdict = decisions.judge(gate, step.episode is not None)
         metrics = {**verdict.metrics, **({"request": step.request.id} if step.request else {})}
+        if step.episode:
+            metrics |= self._case((step.episode.id, *step.also), gate)
         draft = Draft(
             at=now(),
             model=self.model,
@@ -253,6 +257,17 @@ class Controller:
             self._write_once(draft)
         self._count(verdict.action)
         self._settle()
+
+    def _case(self, answered: tuple[str, ...], gate: dict[str, object] | None = None) -> dict[str, object]:
+        """The case by name; an episode that is about the same change counts, whether or not this entry answers it."""
+        entries = self.book.entries(self.model)
+        shut = decisions.closed(entries) - set(answered)
+        about = [e for e in self._episodes.values() if e.id in answered or (e.state == "firing" and e.id not in shut)]
+        crowned = ledger.champion(entries)
+        version = crowned.draft.version if crowned else None
+        trained = (e for e in entries if e.draft.action == "train" and e.draft.version == version)
+        tested = next((e.draft.metrics.get("log_loss") for e in trained), None)
+        return {"case": case.case_of(case.seen(about, gate, tested))}
 
     def _with_reference(self, draft: Draft, step: Retrain, data: dict[str, object]) -> Draft:
         """First champion: the rows it was trained on. After a shift: everything since the onset's late estimate."""

@@ -47,6 +47,8 @@ class Episode:
     onset_high: int
     resolution: str | None = None
     seen_firing: bool = False
+    moved: frozenset[str] = frozenset()  # features in alarm, in any alert of the episode
+    causes: frozenset[str] = frozenset()  # the most probable one of each alert
 
 
 @dataclass(frozen=True, slots=True)

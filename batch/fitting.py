@@ -8,6 +8,7 @@ learned, as it will in service. The sigmoid never answers exactly 0 or 1, so no 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
 from batch.gate import calibration_error, log_loss
+from batch.search import Found, search
 from pipeline.errors import CheckFailed
 
 # Small trees: on 20,000 sales rows the regret against the true probabilities is 1.1 % of the loss, with 15 leaves 2.3 %
@@ -55,6 +57,8 @@ class Fitted:
     metrics: dict[str, float]
     baseline: dict[str, float]  # the same figures of always answering the base rate
     base_rate: float
+    params: Mapping[str, float | int]
+    empty: tuple[int, ...] = ()  # features without any value in the rows that were taught
 
 
 def one_thread() -> None:
@@ -83,21 +87,53 @@ def split(times: np.ndarray, since: int | None = None) -> Split:
     return parts
 
 
-def fit(matrix: np.ndarray, label: np.ndarray, parts: Split, seed: int) -> Fitted:
-    """The same rows, split and seed give the same model."""
+def searched(matrix: np.ndarray, label: np.ndarray, parts: Split, seed: int, candidates: int) -> Found:
+    """Parameters found on the train slice alone."""
+    one_thread()
+    rows, y = matrix[parts.train], label[parts.train].astype(np.int8)
+
+    def answer(params: Mapping[str, float | int], taught: np.ndarray, measured: np.ndarray) -> np.ndarray:
+        return _trees(rows[taught], y[taught], params, seed).predict_proba(rows[measured])[:, 1]
+
+    return search(y, PARAMS, answer, seed, candidates)
+
+
+def fit(
+    matrix: np.ndarray, label: np.ndarray, parts: Split, seed: int, params: Mapping[str, float | int] = PARAMS
+) -> Fitted:
+    """The same rows, split, seed and parameters give the same model."""
     one_thread()
     y = label.astype(np.int8)
     for name, index in (("train", parts.train), ("calibrate", parts.calibrate), ("test", parts.test)):
         if len(np.unique(y[index])) < 2:
             raise CheckFailed(f"the {name} slice has one class only ({len(index)} rows); expected both labels")
-    trees = HistGradientBoostingClassifier(**PARAMS, early_stopping=False, random_state=seed)
-    trees.fit(matrix[parts.train], y[parts.train])
+    trees = _trees(matrix[parts.train], y[parts.train], params, seed)
     classifier = CalibratedClassifierCV(FrozenEstimator(trees), method="sigmoid")
     classifier.fit(matrix[parts.calibrate], y[parts.calibrate])
     scores = classifier.predict_proba(matrix[parts.test])[:, 1]
     base_rate = float(np.mean(y[np.concatenate([parts.train, parts.calibrate])]))
     truth = y[parts.test]
-    return Fitted(classifier, scores, figures(truth, scores), figures(truth, np.full(len(truth), base_rate)), base_rate)
+    return Fitted(
+        classifier,
+        scores,
+        figures(truth, scores),
+        figures(truth, np.full(len(truth), base_rate)),
+        base_rate,
+        params,
+        tuple(np.flatnonzero(_empty(matrix[parts.train])).tolist()),
+    )
+
+
+def _trees(
+    rows: np.ndarray, y: np.ndarray, params: Mapping[str, float | int], seed: int
+) -> HistGradientBoostingClassifier:
+    """A feature without any value is taught as a constant, on which no tree splits: the library refuses a column of NaN."""
+    trees = HistGradientBoostingClassifier(**params, early_stopping=False, random_state=seed)
+    return trees.fit(np.where(_empty(rows), 0.0, rows), y)
+
+
+def _empty(rows: np.ndarray) -> np.ndarray:
+    return np.isnan(rows).all(axis=0)
 
 
 def figures(label: np.ndarray, p: np.ndarray) -> dict[str, float]:

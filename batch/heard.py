@@ -66,7 +66,10 @@ class Heard:
             with self._lock:
                 before = self._episodes.get(found.id)
                 fired = found.state == "firing" or bool(before and before.seen_firing)
-                self._episodes[found.id] = replace(found, seen_firing=fired)
+                moved, causes = (before.moved, before.causes) if before else (frozenset(), frozenset())
+                self._episodes[found.id] = replace(
+                    found, seen_firing=fired, moved=found.moved | moved, causes=found.causes | causes
+                )
 
     def request(self, message: Message) -> None:
         found = request_of(
@@ -86,9 +89,29 @@ def episode_of(body: dict[str, object], contract: Contract) -> Episode | None:
         onset = to_ms(str(body.get("onset") or body["event_time"]))
         high = to_ms(str(body["onset_high"])) if body.get("onset_high") else onset
         state: Literal["pending", "firing", "resolved"] = body["state"]  # type: ignore[assignment]
-        return Episode(str(body["episode"]), source, state, onset, high, _text(body.get("resolution")))
+        moved, causes = (_moved(body), _cause(body)) if source == "data" else (frozenset[str](), frozenset[str]())
+        resolution = _text(body.get("resolution"))
+        return Episode(str(body["episode"]), source, state, onset, high, resolution, moved=moved, causes=causes)
     except (KeyError, ValueError):
         return None
+
+
+def _moved(alert: dict[str, object]) -> frozenset[str]:
+    """Features whose evidence is past its threshold; one without such figures was named by another rule, and counts."""
+
+    def alarmed(feature: dict[str, object]) -> bool:
+        value, threshold = feature.get("e_value"), feature.get("threshold")
+        return value is None or threshold is None or float(str(value)) >= float(str(threshold))
+
+    return frozenset(str(f["feature"]) for f in _items(alert.get("features")) if alarmed(f))
+
+
+def _cause(alert: dict[str, object]) -> frozenset[str]:
+    return frozenset(str(c["kind"]) for c in _items(alert.get("causes"))[:1])
+
+
+def _items(value: object) -> list[dict[str, object]]:
+    return [v for v in value if isinstance(v, dict)] if isinstance(value, list) else []
 
 
 def request_of(body: dict[str, object], id: str, model: str) -> Request | None:

@@ -52,6 +52,17 @@ class Landing(Protocol):
     def flush(self, final: bool = False) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What a commit brought: rows, and the offsets [first, last + 1) that they came from, by partition."""
+
+    topic: str
+    path: Path
+    version: int
+    rows: int
+    ranges: Mapping[int, tuple[int, int]]
+
+
 class EventsLanding:
     """Blocks into `events`, with the dataset rules over all their rows."""
 
@@ -64,9 +75,10 @@ class EventsLanding:
         meter: Meter,
         publish: Callable[[list[QualityVerdict]], None],
         clock: Callable[[], float] = time.monotonic,
+        landed: Callable[[Commit], None] = lambda commit: None,
     ):
         self.table, self.topic, self.held = table, topic, 0
-        self._contract, self._meter, self._publish = contract, meter, publish
+        self._contract, self._meter, self._publish, self._landed = contract, meter, publish, landed
         self._pending: list[Pending] = []
         self._rules = Quality(contract, partitions, table.position, clock)
         self._unjudged = False  # blocks were read since the open windows were last judged
@@ -142,6 +154,7 @@ class EventsLanding:
 
     def _report(self, version: int, rows: int, ready: Plan, status: Status, began: float) -> None:
         report_commit(self._meter, self.table, "events", version, rows, began)
+        self._landed(Commit(self.topic, self.table.path, version, rows, ready.ranges))
         for each in STATUSES:
             self._meter.set("driftline_quality_status", float(each == status), dataset=self._contract.id, status=each)
         log(
@@ -237,6 +250,7 @@ class RecordsLanding:
     table: Table
     row: Callable[[Landed], Row | None]
     meter: Meter
+    landed: Callable[[Commit], None] = lambda commit: None
     held: int = field(default=0, init=False)
     _rows: list[tuple[int, int, Row | None]] = field(default_factory=list, init=False)  # partition, offset, row
 
@@ -264,8 +278,10 @@ class RecordsLanding:
         rows = pa.Table.from_pylist([r for _, _, r in self._rows if r is not None], schema=self.table.schema)
         invalid = len(self._rows) - rows.num_rows
         advance: dict[str, int] = {}
+        taken: dict[int, tuple[int, int]] = {}
         for partition, offset, _ in self._rows:
             advance[f"{self.name}/{partition}"] = offset + 1
+            taken[partition] = taken.get(partition, (offset, 0))[0], offset + 1
         before = int(self.table.last_metadata().get("invalid", "0"))
         partitions = sorted(
             {*json.loads(self.table.last_metadata().get("partitions", "[]")), *(p for p, _, _ in self._rows)}
@@ -280,6 +296,7 @@ class RecordsLanding:
             self.table.reload()
             return False
         report_commit(self.meter, self.table, self.name, version, rows.num_rows, began)
+        self.landed(Commit(self.topic, self.table.path, version, rows.num_rows, taken))
         log("lake_committed", table=self.name, version=version, rows=rows.num_rows, invalid=invalid)
         return True
 

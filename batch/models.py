@@ -1,4 +1,4 @@
-"""EDGE. `driftline models list|history|watch|trace|rebuild|promote|rollback|retrain`: the ledger for people, and what they may ask.
+"""EDGE. `driftline models list|history|watch|live|trace|attribution|online|rebuild|promote|rollback|retrain`: the ledger for people, and what they may ask.
 
 What changes something is asked of the controller through `control.requests`, and its answer is awaited in the ledger, so
 that there is one who decides. `--direct` decides in this home instead, for when no controller runs.
@@ -23,10 +23,11 @@ from batch.train import model_name
 from pipeline import contract_file, topics
 from pipeline.contract import Contract
 from pipeline.errors import CheckFailed, Unreachable, UsageError
-from pipeline.kafka import producer, reach
+from pipeline.kafka import producer, reach, read_all
 from pipeline.logs import log
 from pipeline.settings import Settings
-from pipeline.times import to_ms, to_text
+from pipeline.times import ms, to_ms, to_text
+from stream_processors.live import live_told
 
 WAIT_S = {"promote": 60.0, "rollback": 60.0, "retrain": 300.0}  # a training takes 20 s, longer on busy cores
 UNAWAITED_S = 3600.0  # a request that nobody waits for is followed within the hour, or not at all
@@ -48,6 +49,9 @@ class Models:
         watch = verbs.add_parser(
             "watch", help="the champion's live outcomes since its promotion, beside the one before"
         )
+        live = verbs.add_parser("live", help="what the versions' answers came to: figures by slice, with intervals")
+        live.add_argument("--windows", type=int, default=24, metavar="N", help="newest windows of each version (24)")
+        live.add_argument("--version", help="only this one")
         promote = verbs.add_parser("promote", help="make a version champion if it passes the gate")
         promote.add_argument("version")
         promote.add_argument(
@@ -68,7 +72,15 @@ class Models:
         rebuild.add_argument("--out", type=Path, metavar="DIR", help="keep the bundle that comes out")
         trace = verbs.add_parser("trace", help="a prediction back to its model, decision, data, offsets, dead letters")
         trace.add_argument("prediction", help="its id, the key of its row, or the raw coordinate: sales.events[2]@1841")
-        for verb in (listing, history, watch, promote, back, retrain, rebuild, trace):
+        learning = verbs.add_parser("online", help="a model that learns label by label, beside the champion")
+        parts = verbs.add_parser("attribution", help="what moved a model's answers: each feature's part, by window")
+        parts.add_argument("--version", help="of the model (default: the champion)")
+        parts.add_argument("--from", dest="since", metavar="TIME", help="first event time (default: behind its training data)")  # fmt: skip
+        parts.add_argument("--to", dest="until", metavar="TIME", help="event time to stop before (default: the newest)")
+        parts.add_argument("--window", metavar="SPAN", help="e.g. 1d, 12h (default: the contract's drift window)")
+        parts.add_argument("--rows", type=int, default=1_000, metavar="N", help="sampled a window (1,000)")
+        parts.add_argument("--plot", type=Path, metavar="FILE", help="the windows as svg or png")
+        for verb in (listing, history, watch, live, promote, back, retrain, rebuild, trace, parts, learning):
             verb.add_argument("--json", action="store_true", help="JSON, one object a line")
 
     @staticmethod
@@ -79,6 +91,8 @@ class Models:
             _show(args, settings, model)
         elif args.what == "watch":
             _watch(args, settings, contract, model)
+        elif args.what == "live":
+            _live(args, settings, contract)
         elif args.what == "rebuild":
             _rebuild(args, settings, contract, model)
         elif args.what == "trace":
@@ -86,6 +100,13 @@ class Models:
 
             found = trace(settings, contract, model, args.prediction)
             print(json.dumps(found.json()) if args.json else found.text())
+        elif args.what == "online":
+            from batch import online, online_file
+
+            said = online_file.look(settings, contract, model)
+            print(json.dumps(said) if args.json else online.text(said))
+        elif args.what == "attribution":
+            _attribution(args, settings, contract, model)
         else:
             direct = getattr(args, "direct", False)
             entry = _directly(args, settings, contract, model) if direct else _ask(args, settings, model)
@@ -181,6 +202,44 @@ def _watch(args: argparse.Namespace, settings: Settings, contract: Contract, mod
     )
 
 
+def _live(args: argparse.Namespace, settings: Settings, contract: Contract) -> None:
+    records = [json.loads(m.value() or b"{}") for m in read_all(settings, topics.evaluations(contract.id))]
+    chosen = [r for r in records if r and args.version in (None, r["version"])]
+    lines = list(live_told.summed(chosen, contract.evaluation, max(args.windows, 1)))
+    if args.json:
+        for line in lines:
+            print(json.dumps(line))
+        return
+    for version in dict.fromkeys(str(line["version"]) for line in lines):
+        print(*live_told.paragraph([line for line in lines if line["version"] == version]), sep="\n")
+
+
+def _attribution(args: argparse.Namespace, settings: Settings, contract: Contract, model: str) -> None:
+    from batch import attribution_text
+    from batch.attributed import look  # imports scikit-learn
+    from batch.reference import span_of
+
+    since, until = (_time(getattr(args, name), flag) for name, flag in (("since", "--from"), ("until", "--to")))
+    window = ms(span_of(args.window, "--window")) if args.window else None
+    if args.rows < 1:
+        raise UsageError(f"--rows {args.rows}: expected a number of rows, 1 or more")
+    if args.plot and args.plot.suffix not in (".svg", ".png"):
+        raise UsageError(f"--plot {args.plot}: expected a name that ends in .svg or .png")
+    found = look(settings, contract, model, args.version, since=since, until=until, window=window, rows=args.rows)
+    if args.plot:
+        from batch.attribution_plot import draw  # matplotlib takes half a second to import
+
+        draw(found, args.plot)
+    print(json.dumps(found.json()) if args.json else attribution_text.text(found))
+
+
+def _time(text: str | None, flag: str) -> int | None:
+    try:
+        return None if text is None else to_ms(text)
+    except ValueError as error:
+        raise UsageError(f"{flag} {text}: {error}") from error
+
+
 def _rebuild(args: argparse.Namespace, settings: Settings, contract: Contract, model: str) -> None:
     from batch.rebuild import rebuild
 
@@ -207,7 +266,9 @@ def _show(args: argparse.Namespace, settings: Settings, model: str) -> None:
             raise CheckFailed(f"{model}: no champion at {args.at}")
         entries = [then]
     _print(
-        args, [e.json() for e in entries], ("seq", "at", "action", "version", "former", "actor", "episode", "reason")
+        args,
+        [e.json() for e in entries],
+        ("seq", "at", "action", "version", "former", "actor", "episode", "case", "reason"),
     )
 
 
@@ -230,7 +291,8 @@ def _print(args: argparse.Namespace, lines: list[dict[str, object]], columns: tu
     table = Table(*columns, box=None, header_style="bold")
     for line in lines:
         answered = " ".join(str(i) for i in (line.get("episode"), *line.get("also", ())) if i)  # type: ignore[misc]
-        shown = {**line, "episode": answered}
+        metrics = line.get("metrics")
+        shown = {**line, "episode": answered, "case": metrics.get("case") if isinstance(metrics, dict) else None}
         table.add_row(*("" if shown.get(c) is None else str(shown[c]) for c in columns))
     Console().print(table)
 

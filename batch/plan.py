@@ -29,6 +29,7 @@ class Plan:
     left: np.ndarray
     right: np.ndarray
     value: np.ndarray
+    cover: np.ndarray  # training rows that came by
     roots: np.ndarray
     baseline: float
     slope: float  # of the sigmoid calibration: p = 1 / (1 + exp(slope * raw + offset))
@@ -69,7 +70,7 @@ def _walk(rows, feature, threshold, missing_left, left, right, value, roots, bas
 def warm_up() -> None:
     """Load the compiled walk now, half a second, rather than when the first model is waited for."""
     none, flag, number = np.zeros(1, np.int64), np.zeros(1, bool), np.zeros(1)
-    Plan(none, number, flag, none, none, number, none, 0.0, 1.0, 0.0, 1).score(np.zeros((1, 1)))
+    Plan(none, number, flag, none, none, number, number, none, 0.0, 1.0, 0.0, 1).score(np.zeros((1, 1)))
 
 
 def compile_plan(model: CalibratedClassifierCV) -> Plan:
@@ -93,6 +94,7 @@ def compile_plan(model: CalibratedClassifierCV) -> Plan:
         left=np.where(leaf, own, whole["left"].astype(np.int64) + shift),
         right=np.where(leaf, own, whole["right"].astype(np.int64) + shift),
         value=np.where(leaf, whole["value"], 0.0),
+        cover=whole["count"].astype(np.float64),
         roots=roots,
         baseline=float(trees._baseline_prediction.ravel()[0]),
         slope=float(sigmoid.a_),

@@ -13,12 +13,14 @@ from datetime import UTC, datetime
 
 from confluent_kafka import KafkaException, Message
 
-from batch import dataset, ledger, ledger_topic, policy, registry
+from batch import dataset, ledger, ledger_topic, lineage_runs, policy, registry
 from batch.ledger import ChampionMoved, Draft, Entry, Ledger
 from pipeline import times, topics
 from pipeline.contract import Contract
 from pipeline.errors import CheckFailed, Unreachable, UsageError
 from pipeline.kafka import bounds, consumer, read_all
+from pipeline.lineage import whole
+from pipeline.lineage_send import Lineage
 from pipeline.logs import log
 from pipeline.settings import Settings
 
@@ -28,7 +30,13 @@ def crown(settings: Settings, draft: Draft, expected: str | None) -> Entry:
     book = Ledger(ledger.path_of(settings))
     entry = book.crown(draft, expected)
     log("champion", model=draft.model, version=draft.version, former=expected, action=draft.action, reason=draft.reason)
-    publish(settings)
+    lineage = Lineage(settings)
+    at = times.to_ms(draft.at)
+    lineage.send(*whole(lineage_runs.crowning(settings.bootstrap, settings.mlflow, entry), at, at))
+    try:
+        publish(settings)
+    finally:
+        lineage.close()
     return entry
 
 

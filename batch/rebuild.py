@@ -150,7 +150,7 @@ def _train(
 
     told = {k: v for k, v in entry.draft.data.items() if k != "recipe"}
     since = None if recipe["since"] is None else to_ms(str(recipe["since"]))
-    built = train.build(contract, data.rows, since, int(str(recipe["seed"])))
+    built = train.build(contract, data.rows, since, int(str(recipe["seed"])), int(str(recipe.get("search", 0))))
     artifact = entry.draft.artifact or {}
     with tempfile.TemporaryDirectory(prefix="driftline-rebuild-") as scratch:
         target = out or Path(scratch) / "bundle"

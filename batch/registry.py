@@ -45,6 +45,7 @@ class Run:
     metrics: Mapping[str, float]
     tags: Mapping[str, str]  # the data's identity
     files: Sequence[Path]
+    tables: Mapping[str, Mapping[str, Sequence[object]]]  # file name -> columns
     classifier: CalibratedClassifierCV
     example: np.ndarray  # a few rows of the feature matrix
     names: Sequence[str]  # its columns
@@ -91,6 +92,8 @@ def register(settings: Settings, model: str, run: Run) -> Registered:
             mlflow.log_metrics(dict(run.metrics))
             for file in run.files:
                 mlflow.log_artifact(str(file), "plots")
+            for name, columns in run.tables.items():
+                mlflow.log_table(dict(columns), name)
             version = _log_model(client, model, run)
         return Registered(version, active.info.run_id)
 

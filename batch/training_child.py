@@ -16,6 +16,7 @@ from pipeline.settings import Settings
 from pipeline.times import to_text
 
 ACTOR = "control"  # who asked for the training, for the ledger
+CANDIDATES = 12  # of the search: 2 s of one core, for an episode waits meanwhile
 LONGEST_S = 600.0  # then it hangs: a training of 100,000 rows takes 20 s, imports included
 
 
@@ -38,7 +39,7 @@ def run(
     stopped: threading.Event,
 ) -> dict[str, object]:
     """Train and return the report; ChildFailed if it did not end with 0, was stopped, or took too long."""
-    verb = ["train", "--json", "--reason", reason]
+    verb = ["train", "--json", "--reason", reason, "--search", str(CANDIDATES)]
     for option, value in (("--from", start), ("--since", since)):
         verb += [option, to_text(value)] if value is not None else []
     verb += ["--episode", episode] if episode else []
@@ -77,6 +78,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "DRIFTLINE_LAKE": settings.lake,
         "DRIFTLINE_MLFLOW": settings.mlflow,
         "DRIFTLINE_ACTOR": ACTOR,
+        "DRIFTLINE_LINEAGE": settings.lineage,
         "DRIFTLINE_SECURITY": security.profile,
         "DRIFTLINE_USERNAME": security.username,
         "DRIFTLINE_PASSWORD_FILE": security.password_file,

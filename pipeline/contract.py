@@ -198,6 +198,18 @@ class MatchLabel:
 
 
 @dataclass(frozen=True, slots=True)
+class EvaluationPlan:
+    """How a model's answers are held against what happened: the probability acted on, what each ending costs, by which slices."""
+
+    threshold: float = 0.5
+    true_negative: float = 0.0  # cost of a row, in whatever unit the contract's people think in
+    false_positive: float = 1.0
+    false_negative: float = 1.0
+    true_positive: float = 0.0
+    slices: tuple[str, ...] = ()  # fields with a list of allowed values
+
+
+@dataclass(frozen=True, slots=True)
 class HistoryFeature:
     """One number about an entity's past: what had arrived before the row did, over the `horizon` up to its event time."""
 
@@ -238,6 +250,7 @@ class Contract:
     rules: tuple[CrossFieldRule, ...] = ()
     dataset_rules: tuple[DatasetRule, ...] = ()
     label: OutcomeLabel | MatchLabel | None = None
+    evaluation: EvaluationPlan = EvaluationPlan()
     history: HistoryPlan | None = None
     unknown_fields: Literal["reject", "ignore"] = "reject"
     valid_topic: bool = True  # also write <dataset>.valid
@@ -252,6 +265,11 @@ class Contract:
 
     def field(self, name: str) -> Field:
         return next(f for f in self.fields if f.name == name)
+
+    @property
+    def slices(self) -> tuple[str, ...]:
+        """`region=north`, ...: every slice that live figures are told by; a closed set."""
+        return tuple(f"{name}={value}" for name in self.evaluation.slices for value in self.field(name).allowed or ())
 
     @property
     def of_rows(self) -> Contract:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from pipeline.contract import Contract, DatasetRule, DriftPlan, Field, MatchLabel, MonitoredFeature, OutcomeLabel
+from pipeline.contract_evaluation import MOST_SLICES
 from pipeline.contract_history import MOST_STEPS
 from pipeline.contract_plans import LEAST_REFERENCE_ROWS, MOST_REFERENCE_ROWS
 from pipeline.json_record import MAX_DEPTH
@@ -106,6 +107,18 @@ arrived before the row did, never what had merely happened (`docs/features.md`).
 
 """
 
+_EVALUATION = f"""## Evaluation
+
+The custom property `evaluation`: how the model's answers are held against what happened (`docs/outcomes.md`).
+
+| key | default | what it says |
+|---|---|---|
+| `threshold` | 0.5 | the probability from which a row counts as positive |
+| `cost` | `{{falsePositive: 1, falseNegative: 1}}` | what a row costs by how it ended: `trueNegative`, `falsePositive`, `falseNegative`, `truePositive`; what is not named costs nothing |
+| `slices` | `[]` | fields with allowed values: figures by each value of each of them, at most {MOST_SLICES} values in all |
+
+"""
+
 
 def page(contracts: Sequence[Contract]) -> str:
     """The whole page, in Markdown."""
@@ -116,7 +129,10 @@ def page(contracts: Sequence[Contract]) -> str:
         "",
     ]
     sections = [line for contract in contracts for line in _contract(contract)]
-    return "\n".join([_HEAD, _MEANING + _TEXT + _DRIFT + _HISTORY + "\n".join([*codes, *sections])]).rstrip() + "\n"
+    return (
+        "\n".join([_HEAD, _MEANING + _TEXT + _DRIFT + _EVALUATION + _HISTORY + "\n".join([*codes, *sections])]).rstrip()
+        + "\n"
+    )
 
 
 def _contract(contract: Contract) -> Iterable[str]:
@@ -189,6 +205,10 @@ def plans(contract: Contract) -> Iterable[str]:
             yield f"- Label: `{name}`, joined on `{key}`; missing after {length_text(delay)}."
         case MatchLabel(name, field, pattern, on, horizon):
             yield f"- Label: `{name}`: an event in whose `{field}` `{pattern}` is found marks the latest earlier row with equal {_names(on)} within {length_text(horizon)}; a row with a null there carries none."
+    plan = contract.evaluation
+    if contract.label:
+        cost = f"{plan.true_negative:g} for a true negative, {plan.false_positive:g} for a false positive, {plan.false_negative:g} for a false negative, {plan.true_positive:g} for a true positive"
+        yield f"- Evaluation: threshold {plan.threshold:g}; cost {cost}; slices: {_names(plan.slices) or 'none'}."
     if contract.history:
         yield f"- History in steps of {length_text(contract.history.step)}: {_names(tuple(f.name for f in contract.history.features))}."
 

@@ -1,7 +1,7 @@
 """EDGE. Reads a data contract: an Open Data Contract Standard v3.1 file, or the name of one that is shipped.
 
 `load("sales")` or `load("path/to/file.yaml")`, `parse(text, source)` -> Contract. What the standard has no word for stands
-in `customProperties`: key, eventTime, drift, label, history, partitions, validTopic, unknownFields; a quality rule's `window`.
+in `customProperties`: key, eventTime, drift, label, evaluation, history, partitions, validTopic, unknownFields; a quality rule's `window`.
 An error is a UsageError that lists every `file:line: key: expected ..., got ...`.
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.contract import RESERVED, Classification, Contract, Field, LogicalType
+from pipeline.contract_evaluation import evaluation_plan
 from pipeline.contract_history import history_plan
 from pipeline.contract_plans import drift_plan, label, time_plan
 from pipeline.contract_rules import check_rule_names, dataset_rule, is_record_rule, record_rule
@@ -78,7 +79,9 @@ def _contract(root: At) -> Contract:
     root.get("kind").text(pattern="DataContract", like="DataContract")
     root.get("status").text()
     table = _table(root.get("schema"))
-    own = custom(root, "key", "eventTime", "drift", "label", "history", "partitions", "validTopic", "unknownFields")
+    own = custom(root, "key", "eventTime", "drift", "label", "evaluation", "history", "partitions", "validTopic",
+        "unknownFields",
+    )  # fmt: skip
     fields = tuple(_field(p) for p in table.get("properties").items())
     if not fields:
         table.get("properties").wrong("a list of fields")
@@ -99,6 +102,7 @@ def _contract(root: At) -> Contract:
         rules=rules,
         dataset_rules=dataset_rules,
         label=label(own["label"], known),
+        evaluation=evaluation_plan(own["evaluation"], known, labelled=not own["label"].absent),
         history=history_plan(own["history"], known, not own["label"].absent),
         unknown_fields=own["unknownFields"].choice(Literal["reject", "ignore"], "reject"),
         valid_topic=own["validTopic"].flag(True),

@@ -23,6 +23,9 @@ PORTS: dict[str, int] = {
 }
 
 
+LINEAGE = "kafka"  # a few events a minute; `off` starts nothing
+
+
 @dataclass(frozen=True, slots=True)
 class Security:
     """How a Kafka client shows who it is. `plain` is for loopback only."""
@@ -48,6 +51,7 @@ class Settings:
     ports: Mapping[str, int]
     memory_mb: int | None = None  # this process's cap; the kernel refuses it more writable memory than twice that
     brokers: int = 1  # of the local stack: 1, or 3 that copy each other
+    lineage: str = LINEAGE  # where OpenLineage events go: off, kafka, file, file:PATH, or several by comma
 
     def describe(self) -> str:
         """`field=value` pairs for the start of a log; holds no secret, only the names of files that do."""
@@ -80,6 +84,17 @@ def from_environment(env: Mapping[str, str], contract: str | None = None, cwd: P
         ports=ports,
         memory_mb=_positive(env, "DRIFTLINE_MEMORY_MB"),
         brokers=brokers,
+        lineage=_lineage(env.get("DRIFTLINE_LINEAGE", LINEAGE)),
+    )
+
+
+def _lineage(text: str) -> str:
+    places = text.split(",")
+    known = all(p in ("kafka", "file") or (p.startswith("file:") and p != "file:") for p in places)
+    if known or text == "off":
+        return text
+    raise UsageError(
+        f"DRIFTLINE_LINEAGE={text} is not one of: off, kafka, file, file:PATH (or several by comma); the default is {LINEAGE}"
     )
 
 

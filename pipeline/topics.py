@@ -56,6 +56,10 @@ def outcomes(dataset: str) -> str:
     return f"{dataset}.outcomes"
 
 
+def evaluations(dataset: str) -> str:
+    return f"{dataset}.evaluations"
+
+
 def features(dataset: str) -> str:
     return f"{dataset}.features"
 
@@ -96,6 +100,11 @@ def of_dataset(dataset: str, partitions: int) -> tuple[Topic, ...]:
         Topic(quality(dataset), 1, _kept(90)),
         Topic(predictions(dataset), partitions, _kept(30)),
         Topic(scores(dataset), partitions, _kept(30, **{"compression.type": "uncompressed"})),  # as the blocks
+        Topic(
+            evaluations(dataset),
+            1,
+            {**_COMPACTED, "cleanup.policy": "compact,delete", "retention.ms": str(90 * DAY_MS)},
+        ),
         Topic(outcomes(dataset), partitions, {**_kept(90), **_APPEND_TIME}),
         # One partition: an as-of record speaks for all before it. Small segments, for a worker reads the topic at its start.
         Topic(features(dataset), 1, {**_COMPACTED, "segment.bytes": str(64 * MIB)}),

@@ -11,6 +11,8 @@ from monitoring.metrics import PrometheusMeter
 from pipeline import contract_file, kafka, topics
 from pipeline.contract import Contract
 from pipeline.errors import Unreachable
+from pipeline.lineage import Dataset, kafka_namespace
+from pipeline.lineage_send import Lineage, Minutes
 from pipeline.service import Service
 from pipeline.settings import Settings
 from pipeline.times import to_text
@@ -75,7 +77,15 @@ class Produce:
             cues = Cues(args.phase_file)
             plan = plan_of(args, contract, round(time.time() * 1000), cues)
             cues.wait_for(plan.phases)
-            return _send(args, contract, plan, sender, Progress(sender, plan, contract.id, service, meter))
+            lineage = _lineage(args, contract, Lineage(settings, meter), kafka_namespace(settings.bootstrap))
+            return _send(args, contract, plan, sender, Progress(sender, plan, contract.id, service, meter, lineage))
+
+
+def _lineage(args: argparse.Namespace, contract: Contract, lineage: Lineage, kafka: str) -> Minutes:
+    """What a minute of producing reads (a replayed file) and writes."""
+    files = [Dataset("file", str(args.replay.resolve()), kind="FILE")] if args.replay else []
+    written = [Dataset(kafka, t, kind="TOPIC") for t in (topics.events(contract.id), topics.outcomes(contract.id))]
+    return Minutes(lineage, f"{contract.id}.produce", files, written)
 
 
 def _send(args: argparse.Namespace, contract: Contract, plan: Plan, sender: Sender, turn: Progress) -> int:

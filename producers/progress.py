@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
+from pipeline import topics
+from pipeline.lineage_send import Minutes
 from pipeline.logs import log
 from pipeline.meter import Meter
 from pipeline.service import Service
@@ -18,11 +20,12 @@ ON_A_TERMINAL_S, IN_A_LOG_S, MEASURE_S = 0.2, 5.0, 0.5
 class Progress:
     """Called at every look at the clock; says little, and nothing twice."""
 
-    def __init__(self, sender: Sender, plan: Plan, dataset: str, service: Service, meter: Meter):
+    def __init__(self, sender: Sender, plan: Plan, dataset: str, service: Service, meter: Meter, lineage: Minutes):
         self._sender, self._service, self._meter, self._dataset = sender, service, meter, dataset
+        self._lineage = lineage
         self._terminal = sys.stderr.isatty()
         self._shown = self._measured = time.monotonic()
-        self._events = self._counted = 0
+        self._events = self._counted = self._labels = 0
         self._changes = [
             (ms(phase.after) + (plan.start_ms or 0), phase.name) for phase in plan.phases[1:] if phase.after is not None
         ]
@@ -43,6 +46,7 @@ class Progress:
 
     def end(self) -> None:
         self._measure(time.monotonic())
+        self._lineage.close()
         if self._terminal:
             print(file=sys.stderr)
 
@@ -55,9 +59,17 @@ class Progress:
     def _measure(self, now: float) -> None:
         done = self._sender.acknowledged
         self._meter.inc("driftline_events_produced_total", max(0, done - self._counted), dataset=self._dataset)
+        self._trace(max(0, done - self._counted), self._sender.totals.outcomes - self._labels)
         self._counted, self._measured = max(done, self._counted), now
         if (latest := self._sender.totals.last_event_ms) is not None:
             self._meter.set("driftline_event_time_seconds", latest / 1000, process="produce", dataset=self._dataset)
+
+    def _trace(self, events: int, outcomes: int) -> None:
+        for topic, n in ((topics.events(self._dataset), events), (topics.outcomes(self._dataset), outcomes)):
+            if n:
+                self._lineage.tally.count(topic, n)
+        self._labels += outcomes
+        self._lineage.turn()
 
     def _show(self, now: float) -> None:
         totals = self._sender.totals

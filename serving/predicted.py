@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
@@ -27,6 +27,7 @@ class Answered:
     digest: str
     raw: RawCoordinates | None = None
     features: Mapping[str, object] | None = None  # up to where the history of the row's entities was known
+    slices: Mapping[str, Sequence[object]] = field(default_factory=dict)  # the contract's slices: a value a row
 
 
 def key_of(contract: Contract) -> str | None:
@@ -54,6 +55,7 @@ def messages(answered: Answered, at: int, model: str, key: str, time: str) -> It
                 time: f"{when}Z",
                 "raw": where,
                 "features": answered.features,
+                "slices": {name: values[i] for name, values in answered.slices.items()},
             }
             part.append({"value": _ENCODER.encode(entry), "key": answered.keys[i]})
         yield part

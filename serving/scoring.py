@@ -1,9 +1,10 @@
 """PURE. A request's bytes and one model into an answer: admitted by the contract, scored, said in the kind it was asked in.
 
     scoring = Scoring(contract, model, Admission(decode.compile(contract)), store, new_id)
-    scoring.one(champion, content_type, body)     -> Answer of a record            /predict
-    scoring.many(champion, content_type, body)    -> Answer of a batch             /predict_batch
-    scoring.model(champion, content_type, body)   -> Answer about the model        /model
+    scoring.one(champion, content_type, body)       -> Answer of a record          /predict
+    scoring.many(champion, content_type, body)      -> Answer of a batch           /predict_batch
+    scoring.explain(champion, content_type, body)   -> Answer about a prediction   /explain
+    scoring.model(champion, content_type, body)     -> Answer about the model      /model
 
 One champion is passed in and used throughout, so an answer comes from exactly one version. Knows no HTTP server; what was
 answered goes into `Answer.answered`, for the prediction log.
@@ -11,7 +12,7 @@ answered goes into `Answer.answered`, for the prediction log.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
@@ -22,10 +23,12 @@ import polars as pl
 import pyarrow as pa
 
 from batch.model import Scorer
+from batch.tree_shap import Explainer, explainer_of
 from pipeline.contract import Contract
 from pipeline.decode import Row
 from pipeline.times import ms
 from serving.admission import ARROW_TYPE, JSON_TYPE, Admission, RawCoordinates
+from serving.explained import Explanation, base_of, contributions
 from serving.predicted import Answered, key_of
 from stream_processors.live.model_features import FeatureSet
 
@@ -63,7 +66,9 @@ class Answer:
     answered: Answered | None = None  # None: nothing was predicted
 
 
-class _Prediction(msgspec.Struct):
+class Prediction(msgspec.Struct):
+    """What /predict says; `serving.service` documents these fields."""
+
     id: str
     key: str | None
     score: float
@@ -73,13 +78,15 @@ class _Prediction(msgspec.Struct):
     features_as_of: str | None
 
 
-class _Predictions(msgspec.Struct):
+class Predictions(msgspec.Struct):
+    """What /predict_batch says."""
+
     id: str
     model: str
     version: str
     digest: str
     features_as_of: str | None
-    keys: Sequence[str | None]
+    keys: list[str | None]
     scores: list[float]
 
 
@@ -89,7 +96,8 @@ class Scoring:
     def __init__(self, contract: Contract, model: str, admission: Admission, store: Store, new_id: Callable[[], str]):
         self._contract, self._model, self._admission, self._store = contract, model, admission, store
         self._new_id = new_id
-        self._key, self._time = key_of(contract), contract.time.field
+        self._key, self._time, self._slices = key_of(contract), contract.time.field, contract.evaluation.slices
+        self._explainer: tuple[str, Explainer] | None = None  # of the digest that was asked about last
 
     def one(self, champion: Champion, content_type: str, body: bytes) -> Answer:
         record = self._admission.one(content_type, body)
@@ -97,9 +105,11 @@ class Scoring:
         history, as_of = self._row_history(features, record)
         row = np.array([features.row(record, history)])
         score = float(champion.scorer.score_matrix(row)[0])
-        key = str(record[self._key]) if self._key and record[self._key] is not None else None
-        answered = self._answered(champion, [key], [_ms(record[self._time])], [score], None, as_of)
-        said = _Prediction(f"{answered.id}-0", key, score, self._model, champion.version, champion.digest, _text(as_of))
+        key = self._key_of(record)
+        answered = self._answered(
+            champion, [key], [_ms(record[self._time])], [score], None, as_of, {s: [record[s]] for s in self._slices}
+        )
+        said = Prediction(f"{answered.id}-0", key, score, self._model, champion.version, champion.digest, _text(as_of))
         return Answer(_ENCODER.encode(said), JSON_TYPE, answered)
 
     def many(self, champion: Champion, content_type: str, body: bytes) -> Answer:
@@ -110,13 +120,29 @@ class Scoring:
         scores = champion.scorer.score_matrix(features.matrix(frame, history))
         keys = frame[self._key].cast(pl.String).to_list() if self._key else [None] * len(frame)
         times = admitted.batch.column(self._time).view(pa.int64()).to_numpy(zero_copy_only=False)
-        answered = self._answered(champion, keys, times, scores.tolist(), admitted.raw, as_of)
+        answered = self._answered(
+            champion, keys, times, scores.tolist(), admitted.raw, as_of, {s: frame[s].to_list() for s in self._slices}
+        )
         if admitted.arrow:
             return Answer(self._in_arrow(champion, answered, scores, as_of), ARROW_TYPE, answered)
-        said = _Predictions(
+        said = Predictions(
             answered.id, self._model, champion.version, champion.digest, _text(as_of), keys, answered.scores
         )
         return Answer(_ENCODER.encode(said), JSON_TYPE, answered)
+
+    def explain(self, champion: Champion, content_type: str, body: bytes) -> Answer:
+        """What /predict answers to the record, and what each feature adds to it. No prediction: nothing is logged."""
+        record = self._admission.one(content_type, body)
+        features, explainer = champion.scorer.features, self._explainer_of(champion)
+        history, as_of = self._row_history(features, record)
+        row = features.row(record, history)
+        matrix = np.array([row])
+        score, added = float(champion.scorer.score_matrix(matrix)[0]), explainer.contributions(matrix)[0]
+        said = Explanation(
+            self._key_of(record), score, self._model, champion.version, champion.digest, _text(as_of),
+            base_of(explainer.base), explainer.base + float(added.sum()), contributions(features, record, row, explainer.base, added),
+        )  # fmt: skip
+        return Answer(_ENCODER.encode(said))
 
     def model(self, champion: Champion, content_type: str, body: bytes) -> Answer:
         """What answers now: model, version, digest, contract, and the facts its training left."""
@@ -128,6 +154,15 @@ class Scoring:
             "meta": champion.scorer.meta,
         }
         return Answer(_ENCODER.encode(said))
+
+    def _key_of(self, record: Row) -> str | None:
+        return str(record[self._key]) if self._key and record[self._key] is not None else None
+
+    def _explainer_of(self, champion: Champion) -> Explainer:
+        kept = self._explainer
+        if kept is None or kept[0] != champion.digest:
+            kept = self._explainer = (champion.digest, explainer_of(champion.scorer.plan))
+        return kept[1]
 
     def _row_history(self, features: FeatureSet, record: Row) -> tuple[Sequence[float], AsOf | None]:
         return self._store.row(record) if features.history else ((), None)
@@ -145,9 +180,10 @@ class Scoring:
         scores: list[float],
         raw: RawCoordinates | None,
         as_of: AsOf | None,
+        slices: Mapping[str, Sequence[object]],
     ) -> Answered:
         features = None if as_of is None else as_of.json()
-        return Answered(self._new_id(), keys, times, scores, champion.version, champion.digest, raw, features)
+        return Answered(self._new_id(), keys, times, scores, champion.version, champion.digest, raw, features, slices)
 
     def _in_arrow(self, champion: Champion, answered: Answered, scores: np.ndarray, as_of: AsOf | None) -> bytes:
         """Columns `key` and `score`; what is one a batch stands in the schema's metadata."""

@@ -1,4 +1,4 @@
-"""EDGE. The prediction service on BentoML: /predict, /predict_batch, /model.
+"""EDGE. The prediction service on BentoML: /predict, /predict_batch, /explain, /model.
 
 A gate in front reads the body within its bounds, refuses what is too much, and fixes the model that answers: the champion is
 read once a request, so an answer comes from exactly one version. Behind it an endpoint judges the raw body by the contract
@@ -16,26 +16,28 @@ from contextlib import nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import bentoml
+import msgspec
 import pydantic
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from batch import plan
+from batch import plan, tree_shap
 from monitoring.metrics import PrometheusMeter
 from pipeline import contract_file, decode
 from pipeline.settings import from_environment
 from serving.admission import Admission
 from serving.body import Bodies
 from serving.champion import ChampionFollower
+from serving.explained import Explanation
 from serving.feature_store import FeatureStore
 from serving.overload import Slots, Turns
 from serving.prediction_log import PredictionLog
 from serving.refusal import MAX_BODY, MAX_RECORD, Refusal
-from serving.scoring import Answer, Champion, Scoring
+from serving.scoring import Answer, Champion, Prediction, Predictions, Scoring
 from serving.worker_metrics import forget_dead_workers
 from stream_processors.live.model_features import check_history
 
@@ -48,6 +50,7 @@ FEATURES = FeatureStore(SETTINGS, CONTRACT, METER)
 SCORING = Scoring(CONTRACT, MODEL, Admission(decode.compile(CONTRACT)), FEATURES, new_id=lambda: uuid.uuid4().hex)
 CHAMPION = ChampionFollower(SETTINGS, MODEL, METER, check=lambda scorer: check_history(scorer.features, CONTRACT))
 BODIES, BATCHES = Bodies(), Slots()
+EXPLANATIONS = Slots(4)  # asked by people, one by one; they wait behind batches
 WORKERS = int(os.environ.get("DRIFTLINE_SERVING_WORKERS", "2"))
 
 
@@ -63,6 +66,7 @@ class Route:
 ROUTES = {
     "/predict": Route(SCORING.one, MAX_RECORD),
     "/predict_batch": Route(SCORING.many, MAX_BODY, BATCHES),
+    "/explain": Route(SCORING.explain, MAX_RECORD, EXPLANATIONS),
     "/model": Route(SCORING.model, MAX_RECORD),
 }
 
@@ -104,24 +108,16 @@ class Batch(pydantic.RootModel[dict[str, Any]]):
         }
 
 
-class Prediction(pydantic.BaseModel):
-    id: str
-    key: str | None
-    score: float
-    model: str
-    version: str
-    digest: str
-    features_as_of: str | None
+def _documented(said: type[msgspec.Struct]) -> type[pydantic.BaseModel]:
+    """The fields of an answer for the OpenAPI page; what is sent is `serving.scoring`'s own bytes."""
+    fields: dict[str, Any] = {name: (_documented_kind(kind), ...) for name, kind in get_type_hints(said).items()}
+    return pydantic.create_model(said.__name__, **fields)
 
 
-class Predictions(pydantic.BaseModel):
-    id: str
-    model: str
-    version: str
-    digest: str
-    features_as_of: str | None
-    keys: list[str | None]
-    scores: list[float]
+def _documented_kind(kind: Any) -> Any:
+    if get_origin(kind) is list:
+        return list[_documented_kind(get_args(kind)[0])]  # type: ignore[misc]
+    return _documented(kind) if isinstance(kind, type) and issubclass(kind, msgspec.Struct) else kind
 
 
 class Gate:
@@ -189,17 +185,23 @@ class Serving:
     def __init__(self) -> None:
         forget_dead_workers(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
         plan.warm_up()
+        tree_shap.warm_up()
         FEATURES.start()
         CHAMPION.start()
         self._log = PredictionLog(SETTINGS, CONTRACT, MODEL, METER)
 
-    @bentoml.api(route="/predict", output_spec=Prediction)
+    @bentoml.api(route="/predict", output_spec=_documented(Prediction))
     async def predict(self, record: Record, /) -> Any:
         return self._answer("predict")
 
-    @bentoml.api(route="/predict_batch", output_spec=Predictions)
+    @bentoml.api(route="/predict_batch", output_spec=_documented(Predictions))
     def predict_batch(self, batch: Batch, /) -> Any:
         return self._answer("predict_batch")
+
+    @bentoml.api(route="/explain", output_spec=_documented(Explanation))
+    def explain(self, record: Record, /) -> Any:
+        """Beside the event loop, as batches are: single predictions go on meanwhile."""
+        return self._answer("explain")
 
     @bentoml.api(route="/model", output_spec=dict)
     async def model(self) -> Any:

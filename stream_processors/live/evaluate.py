@@ -1,19 +1,24 @@
 """EDGE. `driftline evaluate`: predictions joined with outcomes; live figures by model version; alerts of source `loss`.
 
-    # start: 1. the open loss episode from drift.alerts  2. positions a bounded look-back before the ends
+    # start: 1. the open loss episode from drift.alerts  2. the positions from which memory can be built again
     # loop:  3. read both topics  4. join  5. figures, detectors  6. a change of state -> drift.alerts
+    #        7. changed windows -> <dataset>.evaluations  8. commit, with the positions to begin again from
     # Until the old ends are reached nothing is written: what was true before the restart was said before it.
 
-The champion is the one that `models.ledger` names. Offsets are committed for the lag alone; state is rebuilt from the log.
+State is rebuilt from the logs. A committed offset says how far was read (the lag); its metadata where a restart begins:
+before every record that an open window or a waiting key still needs, with the clock that its partition had there. So what
+is joined, and the last record of a window, are the same after any kill. The champion is the one that `models.ledger` names.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 
@@ -21,24 +26,29 @@ from monitoring.metrics import PrometheusMeter
 from pipeline import contract_file, topics
 from pipeline.contract import Contract, OutcomeLabel
 from pipeline.errors import Fatal, Unreachable
-from pipeline.kafka import bounds, consumer, follow, producer, reach, read_all
+from pipeline.kafka import bounds, committed, consumer, follow, producer, reach, read_all
 from pipeline.logs import log
 from pipeline.retry import until_success
 from pipeline.service import Service
 from pipeline.settings import Settings
 from pipeline.times import ms, to_ms
 from stream_processors.live import loss_episodes
-from stream_processors.live.joining import Joiner, Labelled, Prediction
-from stream_processors.live.live_metrics import Window
+from stream_processors.live.estimate import estimated
+from stream_processors.live.joining import NEVER, Joiner, Labelled, Prediction
+from stream_processors.live.live_metrics import figures
+from stream_processors.live.live_windows import WHOLE, Windows
 from stream_processors.live.loss_episodes import Open
 from stream_processors.live.loss_watch import LossWatch
+from stream_processors.live.resume import Mark, Resume, Trail
 
-LOOK_BACK = 100_000  # records a partition read again at a start
-AGE_DELAYS = 4  # a key waits for its other half this many label delays of event time
+LOOK_BACK = 100_000  # records a partition read at the very first start
+AGE_DELAYS = 4  # a prediction and its outcome lie at most this many label delays of event time apart
 FIGURES_EVERY_S = 2.0
+RECORDS_EVERY_S = 5.0
 EMPTY_READS = 25  # 5 s: a transaction's marker can be the last offset, which no message has
 VERSIONS_KEPT = 4  # newest; their rows still get labels after a promotion
 CROWNS = ("promote", "rollback")  # ledger actions that name a champion
+Place = tuple[str, int]  # topic, partition
 
 
 class Evaluate:
@@ -47,7 +57,10 @@ class Evaluate:
     @staticmethod
     def configure(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "--look-back", type=int, default=LOOK_BACK, help="records a partition read again at a start (100,000)"
+            "--look-back",
+            type=int,
+            default=LOOK_BACK,
+            help="records a partition read at the very first start (100,000)",
         )
 
     @staticmethod
@@ -92,27 +105,58 @@ class Champion:
 
 
 class Evaluator:
-    """Messages in, figures and alerts out; knows no Kafka client."""
+    """Messages in, figures, records and alerts out; knows no Kafka client."""
 
     def __init__(self, contract: Contract, label: OutcomeLabel, meter: PrometheusMeter, open_: Open | None = None):
         self.contract, self.label, self.meter, self.open = contract, label, meter, open_
-        self.joiner = Joiner(AGE_DELAYS * ms(label.delay))
-        self.windows: dict[str, Window] = {}
+        self.age_ms = AGE_DELAYS * ms(label.delay)
+        self.joiner = Joiner(self.age_ms)
+        self.model = f"{contract.id}-{label.name}"
+        self.windows = Windows(contract, self.model)
         self.watches: dict[str, LossWatch] = {}
+        self._slices = frozenset(contract.slices)
         self._counted: dict[str, int] = {}
 
-    def prediction(self, body: Mapping[str, object]) -> None:
-        found = prediction_of(body, self.contract, self.label)
-        if found:
-            self._take(self.joiner.predicted(found))
+    def begin(self, clocks: Mapping[Place, int], closed_ms: int) -> None:
+        """At a start: the clock that each partition had where it is read from, and what needs not be told again."""
+        self.joiner.clocks |= clocks
+        self.windows.closed_ms = closed_ms
 
-    def outcome(self, body: Mapping[str, object]) -> None:
+    def prediction(self, body: Mapping[str, object], place: Place) -> None:
+        found = prediction_of(body, self.contract, self.label, self._slices)
+        if found is None:
+            return
+        taken = self.joiner.predicted(found, place)
+        if taken.first:
+            self.windows.predicted(found)
+        self._take(taken.pairs)
+
+    def outcome(self, body: Mapping[str, object], place: Place) -> None:
         try:
             key, value = str(body[self.label.key]), body[self.label.name]
             if isinstance(value, bool):
-                self._take(self.joiner.happened(key, value, to_ms(str(body[self.contract.time.field]))))
+                self._take(self.joiner.happened(key, value, to_ms(str(body[self.contract.time.field])), place))
         except (KeyError, ValueError):
             return  # the compactor counts what is no outcome
+
+    @property
+    def settled_ms(self) -> int:
+        """No pair will come for a prediction before this event time."""
+        return self.joiner.clock - 2 * self.age_ms
+
+    @property
+    def needed_ms(self) -> int:
+        """No record before this event time matters to a window that is not settled."""
+        return self.settled_ms - self.windows.width_ms - self.age_ms
+
+    def records(self) -> list[tuple[str, Mapping[str, object]]]:
+        """Every window that changed since the last call, under its key."""
+        found = list(self.windows.records(self.settled_ms))
+        for _, record in found:
+            if record["final"] and record["estimate_holds"] is not None:
+                result = "held" if record["estimate_holds"] else "missed"
+                self.meter.inc("driftline_estimate_windows_total", model=self.model, result=result)
+        return found
 
     def alert(self, champion: str | None, wall_ms: int) -> Mapping[str, object] | None:
         """The change of state that the champion's newest rows mean; call it after every batch of messages."""
@@ -124,13 +168,24 @@ class Evaluator:
         return change.alert
 
     def measure(self, champion: str | None) -> None:
-        model, dataset = f"{self.contract.id}-{self.label.name}", self.contract.id
-        for version, window in self.windows.items():
-            found = window.figures()
-            for metric, name in (("loss", "log_loss"), ("auc", "auc"), ("brier", "brier"), ("accuracy", "accuracy")):
-                if name in found:
-                    self.meter.set(f"driftline_model_{metric}", found[name], model=model, version=version)
-            self.meter.set("driftline_labelled_rows", len(window), model=model, version=version)
+        model, dataset = self.model, self.contract.id
+        for version in self.watches:
+            for name, tally in self.windows.recent(version).items():
+                for figure, found in figures(tally, self.contract.evaluation).items():
+                    bounds = ("value", "low", "high") if name == WHOLE else ("value",)
+                    for bound in bounds:
+                        self.meter.set(
+                            "driftline_model_figure", getattr(found, bound),
+                            model=model, version=version, slice=name, figure=figure, bound=bound,
+                        )  # fmt: skip
+                if name == WHOLE:
+                    self.meter.set("driftline_labelled_rows", tally.rows, model=model, version=version)
+                    for figure, found in estimated(tally, self.contract.evaluation).items():
+                        for bound in ("value", "low", "high"):
+                            self.meter.set(
+                                "driftline_model_estimate", getattr(found, bound),
+                                model=model, version=version, figure=figure, bound=bound,
+                            )  # fmt: skip
         for result, count in self.joiner.counts.items():
             self.meter.inc(
                 "driftline_labels_total", count - self._counted.get(result, 0), dataset=dataset, result=result
@@ -144,30 +199,31 @@ class Evaluator:
         for name in ("none", "pending", "firing"):
             self.meter.set("driftline_episode_state", float(name == state), dataset=dataset, source="loss", state=name)
 
-    def _take(self, pairs: list[Labelled]) -> None:
+    def _take(self, pairs: Iterable[Labelled]) -> None:
         for pair in pairs:
             version = pair.prediction.version
-            if version not in self.windows:
-                self._forget_old()
-                self.windows[version], self.watches[version] = Window(), LossWatch()
-            self.windows[version].add(pair.prediction.score, pair.label)
+            if version not in self.watches:
+                while len(self.watches) >= VERSIONS_KEPT:
+                    del self.watches[next(iter(self.watches))]
+                self.watches[version] = LossWatch()
+            self.windows.labelled(pair)
             self.watches[version].add(pair.prediction.score, pair.label, pair.prediction.event_ms)
 
-    def _forget_old(self) -> None:
-        while len(self.windows) >= VERSIONS_KEPT:
-            oldest = next(iter(self.windows))
-            del self.windows[oldest], self.watches[oldest]
 
-
-def prediction_of(body: Mapping[str, object], contract: Contract, label: OutcomeLabel) -> Prediction | None:
-    """A message of the predictions topic; None for what is none."""
+def prediction_of(
+    body: Mapping[str, object], contract: Contract, label: OutcomeLabel, known: frozenset[str] = frozenset()
+) -> Prediction | None:
+    """A message of the predictions topic, with those of its slices that the contract knows; None for what is none."""
     try:
+        told = body.get("slices")
+        named = (f"{name}={value}" for name, value in told.items()) if isinstance(told, dict) else ()
         raw, score = body.get("raw"), body["score"]
         identity = f"{raw['topic']}/{raw['partition']}/{raw['offset']}" if isinstance(raw, dict) else str(body["id"])
         if not isinstance(score, int | float) or not 0 <= score <= 1:
             return None
         when = to_ms(str(body[contract.time.field]))
-        return Prediction(str(body[label.key]), str(body["version"]), float(score), when, identity)
+        slices = tuple(sys.intern(name) for name in named if name in known)
+        return Prediction(str(body[label.key]), str(body["version"]), float(score), when, identity, slices)
     except (KeyError, ValueError):
         return None
 
@@ -198,16 +254,25 @@ def _loop(
     sources = {topics.predictions(contract.id): evaluator.prediction, topics.outcomes(contract.id): evaluator.outcome}
     reader = consumer(settings, topics.group(contract.id, "evaluate"))
     writer = producer(settings, "evaluate")
-    positions: dict[tuple[str, int], int] = {}
+    positions: dict[Place, int] = {}
     try:
-        ends = until_success(
-            lambda: _assign(reader, list(sources), look_back),
+        starts = until_success(
+            lambda: _starts(reader, list(sources), look_back),
             what="predictions and outcomes",
             errors=(KafkaException, Unreachable, KeyError),
             sleep=service.stopped.wait,
             stopped=service.stopped.is_set,
         )
-        measured, empty = 0.0, 0
+        if starts is None:
+            return
+        reader.assign([TopicPartition(*place, start.mark.offset) for place, start in starts.items()])
+        ends = {place: start.end for place, start in starts.items() if start.mark.offset < start.end}
+        trails = {place: Trail(start.mark.offset, start.mark.clock_ms) for place, start in starts.items()}
+        evaluator.begin(
+            {place: starts[place].mark.clock_ms for place in ends},
+            max((start.closed_ms for start in starts.values()), default=NEVER),
+        )
+        measured, recorded, empty = 0.0, 0.0, 0
         while not service.stopped.is_set():
             messages = reader.consume(2_000, 0.2)
             empty = 0 if messages else empty + 1
@@ -216,8 +281,10 @@ def _loop(
                     if not message.error().retriable() and message.error().fatal():
                         raise Fatal(f"evaluate: {message.error().str()}")
                     continue
-                sources[str(message.topic())](_json(message))
-                positions[str(message.topic()), int(message.partition() or 0)] = int(message.offset() or 0) + 1
+                place, offset = (str(message.topic()), int(message.partition() or 0)), int(message.offset() or 0)
+                trails[place].passed(offset, evaluator.joiner.clocks.get(place, NEVER))
+                sources[place[0]](_json(message), place)
+                positions[place] = offset + 1
             service.beat()
             ends = (
                 {}
@@ -228,52 +295,74 @@ def _loop(
                 continue
             service.ready()
             if alert := evaluator.alert(crowned.version, int(time.time() * 1000)):
-                _send(writer, alert)
+                _send(writer, topics.ALERTS, [(str(alert["episode"]), alert)])
+                log(
+                    "loss_episode",
+                    episode=alert["episode"],
+                    state=alert["state"],
+                    resolution=alert["resolution"] or "none",
+                )
                 evaluator.meter.inc(
                     "driftline_episodes_total", dataset=contract.id, source="loss", state=str(alert["state"])
                 )
             if time.monotonic() - measured > FIGURES_EVERY_S:
                 measured = time.monotonic()
                 evaluator.measure(crowned.version)
-                _commit(reader, positions)
+            if time.monotonic() - recorded > RECORDS_EVERY_S:
+                recorded = time.monotonic()
+                _send(writer, topics.evaluations(contract.id), evaluator.records())
+                _commit(reader, positions, trails, evaluator)
     finally:
         reader.close()
         writer.flush(5)
 
 
-def _assign(reader: Consumer, names: list[str], look_back: int) -> dict[tuple[str, int], int]:
-    """Take every partition a bounded way before its end; the ends, of partitions that hold something to read again."""
-    ends: dict[tuple[str, int], int] = {}
-    places = []
+@dataclass(frozen=True, slots=True)
+class _Start:
+    mark: Mark
+    end: int
+    closed_ms: int
+
+
+def _starts(reader: Consumer, names: list[str], look_back: int) -> dict[Place, _Start]:
+    """Where each partition is read from: the position that the last commit names, or a look-back before its end."""
+    found: dict[Place, _Start] = {}
     for name in names:
-        for partition, (low, high) in bounds(reader, name).items():
-            start = max(low, high - look_back)
-            places.append(TopicPartition(name, partition, start))
-            if high > start:
-                ends[name, partition] = high
-    reader.assign(places)
-    return ends
+        ends = bounds(reader, name)
+        said = committed(reader, name, ends)
+        for partition, (low, high) in ends.items():
+            resume = Resume.parse(said[partition].metadata)
+            if resume is None or resume.mark.offset > high:  # none, or the topic was made anew
+                resume = Resume(Mark(max(low, high - look_back), NEVER), NEVER)
+            mark = Mark(max(low, resume.mark.offset), resume.mark.clock_ms)
+            found[name, partition] = _Start(mark, high, resume.closed_ms)
+    return found
 
 
-def _send(writer: Producer, alert: Mapping[str, object]) -> None:
+def _send(writer: Producer, topic: str, records: Iterable[tuple[str, Mapping[str, object]]]) -> None:
     failed: list[str] = []
-    writer.produce(
-        topics.ALERTS,
-        key=str(alert["episode"]).encode(),
-        value=json.dumps(alert, allow_nan=False).encode(),
-        on_delivery=lambda error, _: failed.append(str(error)) if error else None,
-    )
+    for key, record in records:
+        writer.produce(
+            topic,
+            key=key.encode(),
+            value=json.dumps(record, allow_nan=False, separators=(",", ":")).encode(),
+            on_delivery=lambda error, _: failed.append(str(error)) if error else None,
+        )
     if writer.flush(30) or failed:
-        raise Fatal(
-            f"{topics.ALERTS}: the broker did not take the alert: {failed[:1] or 'time-out'}"
-        )  # said again after the restart
-    log("loss_episode", episode=alert["episode"], state=alert["state"], resolution=alert["resolution"] or "none")
+        raise Fatal(f"{topic}: the broker did not take it: {failed[:1] or 'time-out'}")  # said again after the restart
 
 
-def _commit(reader: Consumer, positions: Mapping[tuple[str, int], int]) -> None:
-    """For the lag alone: a failure costs nothing."""
-    if positions:
-        reader.commit(offsets=[TopicPartition(t, p, o) for (t, p), o in positions.items()], asynchronous=True)
+def _commit(
+    reader: Consumer, positions: Mapping[Place, int], trails: Mapping[Place, Trail], evaluator: Evaluator
+) -> None:
+    """How far was read, and beside it where a restart begins. One that is lost costs a longer way back."""
+    needed, closed = evaluator.needed_ms, evaluator.windows.closed_ms
+    reached = [
+        TopicPartition(topic, p, offset, Resume(trails[topic, p].back_to(needed), closed).text())
+        for (topic, p), offset in positions.items()
+    ]
+    if reached:
+        reader.commit(offsets=reached, asynchronous=True)
 
 
 def _idle(service: Service, contract: Contract) -> int:

@@ -12,7 +12,11 @@ from confluent_kafka import Consumer, TopicPartition
 from pipeline import topics
 from pipeline.blocks import VALID
 from pipeline.contract import Contract
+from pipeline.lineage import Dataset, kafka_namespace
+from pipeline.lineage_send import Lineage, Minutes
 from pipeline.meter import Meter
+from pipeline.record import CODES
+from pipeline.settings import Settings
 from stream_processors.validator import validation
 from stream_processors.validator.validation import Judged, Piece
 
@@ -26,9 +30,19 @@ class Progress(Protocol):
     append_ms: int | None
 
 
+def lineage(settings: Settings, contract: Contract, meter: Meter) -> Minutes:
+    """What a minute of validating reads and writes; every record rule of the contract is an assertion about the input."""
+    place, d = kafka_namespace(settings.bootstrap), contract.id
+    fields = tuple((f.name, f.type) for f in contract.fields)
+    raw = Dataset(place, topics.events(d), kind="TOPIC", fields=fields)
+    written = [Dataset(place, t, kind="TOPIC") for t in (topics.valid(d), topics.blocks(d), topics.dead_letters(d))]
+    rules = [*CODES, *(rule.code for rule in contract.rules)]
+    return Minutes(Lineage(settings, meter), f"{d}.validate", [raw], written, rules)
+
+
 class Measures:
-    def __init__(self, contract: Contract, process: str, meter: Meter):
-        self._contract, self._process, self._meter = contract, process, meter
+    def __init__(self, contract: Contract, process: str, meter: Meter, lineage: Minutes):
+        self._contract, self._process, self._meter, self._lineage = contract, process, meter, lineage
         self._topic = topics.events(contract.id)
         self._newest = 0  # event time, ms
         self._lag_at = 0.0
@@ -53,6 +67,9 @@ class Measures:
             self._first = time.perf_counter(), time.process_time()
             self._phases.clear()
 
+    def close(self) -> None:
+        self._lineage.close()
+
     def summary(self) -> dict[str, object]:
         """From the first record to the last commit: records, seconds, CPU seconds of all threads, seconds by phase."""
         wall, cpu = (b - a for a, b in zip(self._first or self._last, self._last, strict=True))
@@ -75,12 +92,27 @@ class Measures:
         if len(judged.decoded.event_times):
             self._newest = max(self._newest, int(judged.decoded.event_times.max()))
             self._meter.set("driftline_event_time_seconds", self._newest / 1000, process=self._process, dataset=dataset)
+        if self._lineage.on:
+            self._trace(judged)
+
+    def _trace(self, judged: Judged) -> None:
+        """A few additions a batch; a run is made of them once a minute."""
+        tally, run, counts = self._lineage.tally, judged.consumed, Counter(judged.decoded.counts)
+        valid, decoded = counts.pop(VALID), int(judged.decoded.batch.num_rows)
+        tally.take(self._topic, run.partition, run.start, run.end)
+        tally.count(self._topic, len(run.values))
+        if self._contract.valid_topic:
+            tally.count(topics.valid(self._contract.id), valid)
+        tally.count(topics.blocks(self._contract.id), decoded)
+        tally.count(topics.dead_letters(self._contract.id), counts.total())
+        tally.rejects.update(counts)
 
     def unread(self, offsets: int) -> None:
         """A bad batch, accounted for."""
         dataset, inc = self._contract.id, self._meter.inc
         inc("driftline_records_validated_total", offsets, dataset=dataset, outcome="dead")
         inc("driftline_rejects_total", offsets, dataset=dataset, reason=validation.UNREAD)
+        self._lineage.tally.rejects[validation.UNREAD] += offsets
         inc("driftline_blocks_total", 1, dataset=dataset)
 
     def lag(self, consumer: Consumer, places: Mapping[int, Progress]) -> None:
@@ -88,6 +120,7 @@ class Measures:
         if now - self._lag_at < LAG_EVERY_S:
             return
         self._lag_at, oldest = now, None
+        self._lineage.turn()
         for p, place in places.items():
             _, high = consumer.get_watermark_offsets(TopicPartition(self._topic, p), cached=True)
             lag = max(0, high - place.seen) if high >= 0 else 0

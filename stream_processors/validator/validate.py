@@ -28,11 +28,10 @@ from pipeline.retry import waits
 from pipeline.service import Service
 from pipeline.settings import Settings
 from pipeline.times import to_text
-from stream_processors.validator import inputs as inputs
-from stream_processors.validator import positions, read_trial, reject_breaker
+from stream_processors.validator import inputs, positions, read_trial, reject_breaker
 from stream_processors.validator.inputs import Place
 from stream_processors.validator.judging import Judging
-from stream_processors.validator.measures import Measures
+from stream_processors.validator.measures import Measures, lineage
 from stream_processors.validator.outputs import Outputs
 from stream_processors.validator.reject_breaker import Limits, Stop
 from stream_processors.validator.transaction import GivenUp, Transactions, giving_up
@@ -124,7 +123,7 @@ class Validator:
         self._written = self._committed = 0  # records
         self._record_bytes = 0.0  # mean of the last batch
         self._collected_at = 0.0
-        self._measures = Measures(contract, PROCESS, meter)
+        self._measures = Measures(contract, PROCESS, meter, lineage(settings, contract, meter))
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -193,6 +192,7 @@ class Validator:
     def close(self) -> bool:
         """Leave within a few seconds; False if librdkafka took longer and the process had better end itself."""
         self._transactions.close()
+        self._measures.close()
         closing = threading.Thread(target=self._consumer.close, name="close", daemon=True)
         closing.start()
         closing.join(CLOSE_S)

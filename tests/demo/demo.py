@@ -34,6 +34,7 @@ from monitoring import page  # noqa: E402
 from pipeline import contract_file, topics  # noqa: E402
 from pipeline.kafka import read_all  # noqa: E402
 from pipeline.settings import Settings, from_environment  # noqa: E402
+from pipeline.stack_verbs import UP_DEADLINE_S  # noqa: E402
 from pipeline.times import to_ms  # noqa: E402
 from tests.demo import pictures  # noqa: E402
 from tests.demo.watch import Json, StepFailed, Watch, wait_for  # noqa: E402
@@ -56,6 +57,9 @@ class Story:
 
     settings: Settings
     environment: dict[str, str]
+    phases: str = PHASES
+    days: int = 10  # ago: where event time begins
+    pace: float = 1.0  # of the stream; below 1 for a slow or busy machine, with longer deadlines
     began: float = field(default_factory=time.monotonic)
     timeline: list[tuple[float, float, str, str]] = field(default_factory=list)  # began, seconds, step, result
     producer: subprocess.Popen[bytes] | None = None
@@ -87,7 +91,7 @@ class Story:
     def wait(
         self, condition: Callable[[], object], deadline_s: float, what: str, seen: Callable[[], object] = lambda: ""
     ) -> object:
-        return wait_for(condition, deadline_s, what, seen, self.alive)
+        return wait_for(condition, deadline_s / self.pace, what, seen, self.alive)
 
     # what is known of the stream
     def event_time(self) -> str:
@@ -126,15 +130,15 @@ class Story:
 
 
 def start(story: Story) -> str:
-    story.driftline("up")
+    story.driftline("up", "--deadline", f"{UP_DEADLINE_S / story.pace:.0f}")
     story.watch = Watch(story.settings, story.contract)
     console.print(story.driftline("status"), end="")
     return "broker and every process ready"
 
 
-def _start() -> str:
-    """Six in the morning, ten days ago: the story begins with a day's trade, whatever the hour it is told at."""
-    day = datetime.now(UTC) - timedelta(days=10)
+def _start(days: int) -> str:
+    """Six in the morning, days ago: the story begins with a day's trade, whatever the hour it is told at."""
+    day = datetime.now(UTC) - timedelta(days=days)
     return day.replace(hour=6, minute=0, second=0, microsecond=0).isoformat()
 
 
@@ -143,13 +147,13 @@ def stream(story: Story) -> str:
     words = [
         "produce",
         "--schedule",
-        PHASES,
+        story.phases,
         "--start",
-        _start(),
+        _start(story.days),
         "--speed",
-        str(SPEED),
+        str(SPEED * story.pace),
         "--rate",
-        str(RATE),
+        str(RATE * story.pace),
         "--seed",
         "7",
         "--phase-file",
@@ -167,7 +171,7 @@ def stream(story: Story) -> str:
 
     rows = story.wait(landed, 60, "the first rows in the lake")
     story.sample = next(m.value() for m in read_all(story.settings, topics.valid(story.contract.id)))
-    return f"{RATE:,} events/s at {SPEED:,} x event time, 0.5 % of them damaged; first commit with {rows:,} rows"
+    return f"{RATE * story.pace:,.0f} events/s at {SPEED * story.pace:,.0f} x event time, 0.5 % of them damaged; first commit with {rows:,} rows"
 
 
 def first_model(story: Story) -> str:

@@ -107,7 +107,7 @@ def flowing(stack) -> Stack:
     wait_until(
         lambda: stack.query('driftline_drift_state{state="ok"} == 1'), 90, "a window judged ok under its reference"
     )
-    wait_until(lambda: stack.query("driftline_model_loss"), 90, "labelled predictions")
+    wait_until(lambda: stack.query('driftline_model_figure{figure="log_loss"}'), 90, "labelled predictions")
     body = json.dumps({"order_id": "o-1", "customer_id": "C000123", "product_id": "P0001", "category": "books", "region": "north", "channel": "web", "quantity": 2, "price": 12.5, "discount": 0.1, "order_date": "2026-01-02", "event_time": "2026-01-02T03:04:05.678Z"})  # fmt: skip
     for content in (body, body, "{"):
         httpx.post(

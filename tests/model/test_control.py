@@ -29,6 +29,7 @@ from pipeline.settings import Settings
 from pipeline.times import to_text
 from tests.model import lake, sales_rows
 from tests.model.sales_rows import HOUR_MS, START_MS
+from tests.shared.lineage_oracle import as_the_client_writes_it
 from tests.waiting import wait_until
 
 CONTRACT = contract_file.load("sales")
@@ -135,6 +136,7 @@ def test_first_model_then_promoted_then_accepted_and_a_restart_repeats_nothing(
         assert (decisions_of(ready), ledger_topic.read(ready)) == before
         _check_ledger(ready)
         _check_rollback(ready)
+        _check_lineage(ready)
         _check_reference_of_a_run(ready, capsys)
     finally:
         stopped.set()
@@ -171,6 +173,23 @@ def _check_rollback(settings: Settings) -> None:
     assert (
         wait_until(lambda: score_models(settings).get(int(back.draft.reference_version or 0)), 20, "its scores") == "1"
     )
+
+
+def _check_lineage(settings: Settings) -> None:
+    """Each move of the champion is a run from a model version to the entry that moved it, each training one to a version."""
+    told = [json.loads(m.value()) for m in read_all(settings, topics.LINEAGE)]
+    assert all(as_the_client_writes_it(e) == e for e in told)
+    ends = [e for e in told if e["eventType"] == "COMPLETE"]
+    entries = Ledger(ledger.path_of(settings)).entries(MODEL)
+    moved = [e for e in ends if e["job"]["name"] == f"{MODEL}.promote"]
+    written = [e["outputs"][1]["facets"]["datasetVersion"]["datasetVersion"] for e in moved]
+    assert written == [e.hash for e in entries if e.draft.action in ledger.CROWNS]
+    gate = [e["inputs"][0]["inputFacets"].get("dataQualityAssertions", {}).get("assertions", []) for e in moved]
+    assert [[a["success"] for a in checks] for checks in gate] == [[True], [True], []]  # a rollback asks no gate
+    trained = [e["outputs"][0] for e in ends if e["job"]["name"] == f"{MODEL}.train"]
+    assert {(d["namespace"], d["name"]) for d in trained} == {(settings.mlflow, MODEL)}
+    read = [e["inputs"][0]["facets"]["datasetVersion"]["datasetVersion"] for e in moved]
+    assert {*read} <= {d["facets"]["datasetVersion"]["datasetVersion"] for d in trained}
 
 
 def _check_reference_of_a_run(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from batch import dataset, ledger, registry, table, training_child
+from batch import dataset, ledger, models, registry, table, training_child
 from batch import model as bundles
 from batch.landed_rows import DEAD_LETTER_SCHEMA, FAILED_DATE
 from batch.ledger import Draft, Ledger
@@ -29,12 +30,13 @@ from batch.train import Order, train
 from pipeline import contract_file, topics
 from pipeline.broker import Broker
 from pipeline.errors import CheckFailed
-from pipeline.kafka import create_topics
+from pipeline.kafka import create_topics, read_all
 from pipeline.settings import Settings, from_environment
 from pipeline.times import to_text
 from tests.conftest import delete_topics, environment_for
 from tests.model import lake, made, sales_rows
 from tests.model.sales_rows import HOUR_MS, START_MS
+from tests.shared.lineage_oracle import as_the_client_writes_it
 
 CONTRACT = contract_file.load("sales")
 MODEL = "sales-returned"
@@ -91,7 +93,7 @@ def world(broker: Broker, mlflow_url: str, tmp_path_factory: pytest.TempPathFact
     heard = sales_rows.outcomes(block).filter(pl.col("topic_offset") % 50 != 0)  # every 50th is missing
     fill(settings, rows, heard, 6)
     dead_letters(settings)
-    train(settings, CONTRACT, Order(end=START_MS + 16 * HOUR_MS))
+    train(settings, CONTRACT, Order(end=START_MS + 16 * HOUR_MS, search=4))
     book = Ledger(ledger.path_of(settings))
     [entry] = book.entries(MODEL)
     artifact = dict(entry.draft.artifact or {})
@@ -189,6 +191,56 @@ def test_a_card_lies_beside_the_bundle_and_with_the_run(world: World) -> None:
     assert [f.path for f in client.list_artifacts(data["recipe"]["run_id"], "card")] == [
         f"card/{entry.draft.version}-card.html"
     ]  # type: ignore[index,call-overload]
+
+
+def test_the_search_stands_with_the_run_and_in_the_recipe(world: World) -> None:
+    [entry, _] = Ledger(ledger.path_of(world.settings)).entries(MODEL)
+    recipe = entry.draft.data["recipe"]
+    client = registry._client(world.settings)
+    run = str(recipe["run_id"])  # type: ignore[index,call-overload]
+    table_ = json.loads(Path(client.download_artifacts(run, "search.json")).read_text())
+    columns = table_["columns"]
+    assert len(table_["data"]) == 4 == recipe["search"] and {"max_leaf_nodes", "log_loss"} <= set(columns)  # type: ignore[index,call-overload]
+    assert client.get_run(run).data.params["search"] == "4"
+
+
+def test_the_online_challenger_stands_in_the_entry_and_goes_on_by_hand(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [entry, _] = Ledger(ledger.path_of(world.settings)).entries(MODEL)
+    first: dict[str, object] = entry.draft.metrics["online"]  # type: ignore[assignment]
+    assert first["champion"] == "" and 0 < int(str(first["learned"])) < int(str(entry.draft.data["rows"]))
+    capsys.readouterr()
+    parser = argparse.ArgumentParser()
+    models.Models.configure(parser)
+    models.Models.run(parser.parse_args(["online", "--json"]), world.settings)
+    now_ = json.loads(capsys.readouterr().out)
+    assert now_["champion"] == entry.draft.version and now_["learned"] > first["learned"] and now_["rows"] > 0
+    models.Models.run(parser.parse_args(["online"]), world.settings)
+    assert f"version {entry.draft.version} over {now_['rows']} labels" in capsys.readouterr().out
+
+
+def test_a_training_is_told_as_a_run_from_table_versions_to_a_model_version(world: World) -> None:
+    [entry, _] = Ledger(ledger.path_of(world.settings)).entries(MODEL)
+    told = [json.loads(m.value()) for m in read_all(world.settings, topics.LINEAGE)]
+    start, end = [e for e in told if e["job"]["name"] == f"{MODEL}.train"][:2]
+    assert (start["eventType"], end["eventType"]) == ("START", "COMPLETE")
+    assert all(as_the_client_writes_it(e) == e for e in (start, end))
+    versions = [d["facets"]["datasetVersion"]["datasetVersion"] for d in (*end["inputs"], *end["outputs"])]
+    data = entry.draft.data
+    assert versions == [str(data["table_version"]), str(data["outcomes_version"]), entry.draft.version]
+    [status] = end["inputs"][0]["inputFacets"]["dataQualityAssertions"]["assertions"]
+    assert (status["assertion"], status["success"], status["actual"]) == ("quality_status", True, "ok")
+    tags = {t["key"]: t["value"] for t in end["run"]["facets"]["tags"]["tags"]}
+    assert tags["data"] == data["digest"] and tags["bundle"] == (entry.draft.artifact or {})["sha256"]
+
+
+def test_a_training_that_fails_is_told_with_its_reason(world: World) -> None:
+    with pytest.raises(CheckFailed):
+        train(world.settings, CONTRACT, Order(end=START_MS + HOUR_MS // 2))
+    told = [json.loads(m.value()) for m in read_all(world.settings, topics.LINEAGE)]
+    assert told[-1]["eventType"] == "FAIL" and as_the_client_writes_it(told[-1]) == told[-1]
+    assert "rows" in told[-1]["run"]["facets"]["errorMessage"]["message"]
 
 
 def test_a_prediction_is_traced_to_offsets_and_dead_letters(world: World) -> None:

@@ -8,16 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import contract_file
-from stream_processors.live import live_metrics, loss_episodes
-from stream_processors.live.joining import Joiner, Prediction
+from stream_processors.live import loss_episodes
+from stream_processors.live.joining import A_KEY, NEVER, Joiner, Prediction
 from stream_processors.live.loss_watch import BATCH, RECENT, LossWatch
+from stream_processors.live.resume import Trail
 
 CONTRACT = contract_file.load("sales")
 HOUR = 3_600_000
 
 
+AGE = 4
+
+
 def prediction(key: str, version: str = "1", event_ms: int = 0, identity: str | None = None) -> Prediction:
-    return Prediction(key, version, 0.3, event_ms, identity or f"raw/0/{key}")
+    return Prediction(key, version, 0.3, event_ms, identity or f"raw/0/{key}/{event_ms}")
 
 
 EVENTS = [
@@ -38,38 +42,130 @@ def test_any_order_joins_the_same_pairs_once(order: list[tuple[str, str, str | b
     joiner, found = Joiner(HOUR), []
     first = next(value for kind, key, value in order if (kind, key) == ("o", "a"))
     for kind, key, value in order:
-        found += joiner.predicted(prediction(key, str(value))) if kind == "p" else joiner.happened(key, bool(value), 0)
+        if kind == "p":
+            found += joiner.predicted(prediction(key, str(value))).pairs
+        else:
+            found += joiner.happened(key, bool(value), 0)
     pairs = sorted((p.prediction.key, p.prediction.version, p.label) for p in found)
     assert pairs == [("a", "1", first), ("a", "2", first), ("b", "1", True)]
 
 
+Log = list[tuple[str, int, bool]]  # key, event time, label (of an outcome)
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> tuple[list[Log], list[Log]]:
+    """Two partitions of predictions, two of outcomes; a key lies in one of each. Late, out of order, repeated, missing."""
+    order = st.tuples(st.integers(0, 25), st.integers(0, 16), st.integers(-1, AGE + 1), st.booleans())
+    jitter = st.lists(st.integers(0, AGE + 2), max_size=2)  # of arrival, once for each copy
+    predictions: list[list[tuple[int, str, int, bool]]] = [[], []]
+    outcomes: list[list[tuple[int, str, int, bool]]] = [[], []]
+    for (k, at, after, label), said, happened in draw(
+        st.lists(st.tuples(order, jitter, jitter), min_size=12, max_size=40)
+    ):
+        predictions[k % 2] += [(at + j, f"k{k}", at, label) for j in said]
+        outcomes[k % 2] += [(at + after + j, f"k{k}", at + after, label) for j in happened]
+
+    def arrived(places: list[list[tuple[int, str, int, bool]]]) -> list[Log]:
+        return [[row[1:] for row in sorted(place, key=lambda row: row[0])] for place in places]
+
+    return arrived(predictions), arrived(outcomes)
+
+
+def punctual(log: Log) -> Log:
+    """Without the records that are more than AGE behind the newest one before them."""
+    kept, clock = [], 0
+    for row in log:
+        if row[1] >= clock - AGE:
+            kept.append(row)
+        clock = max(clock, row[1])
+    return kept
+
+
+def said(predictions: list[Log], outcomes: list[Log]) -> set[tuple[str, int, bool]]:
+    """The definition, in words of one log at a time: a prediction gets the first outcome of its key within AGE."""
+    happened = [row for log in outcomes for row in punctual(log)]
+    found = set()
+    for key, at, _ in (row for log in predictions for row in punctual(log)):
+        labels = [y for k, t, y in happened if k == key and abs(t - at) <= AGE]
+        if labels:
+            found.add((key, at, labels[0]))
+    return found
+
+
+@given(logs(), st.integers(0, 2**32 - 1))
+@settings(max_examples=200, deadline=None)
+def test_what_is_joined_is_a_function_of_the_logs(made: tuple[list[Log], list[Log]], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    predictions, outcomes = made
+    places = {f"p{i}": log for i, log in enumerate(predictions)} | {f"o{i}": log for i, log in enumerate(outcomes)}
+    left = {name: list(log) for name, log in places.items() if log}
+    joiner, found = Joiner(AGE, places=left), []
+    while left:
+        name = str(rng.choice(sorted(left)))
+        key, at, label = left[name].pop(0)
+        if not left[name]:
+            del left[name]
+        if name[0] == "p":
+            found += joiner.predicted(prediction(key, event_ms=at), name).pairs
+        else:
+            found += joiner.happened(key, label, at, name)
+        joiner._let_go()  # as often as can be: what is let go early must not be missed
+    pairs = [(p.prediction.key, p.prediction.event_ms, p.label) for p in found]
+    assert len(set(pairs)) == len(pairs) and set(pairs) == said(predictions, outcomes)
+
+
+def test_one_topic_may_run_ahead_of_the_other_by_days() -> None:
+    joiner, found = Joiner(HOUR, places=["predictions", "outcomes"]), []
+    for i in range(1_000):
+        joiner.predicted(prediction(str(i), event_ms=i * HOUR))
+    for i in range(1_000):
+        found += joiner.happened(str(i), True, i * HOUR + HOUR // 2)
+    assert len(found) == 1_000 and joiner.counts["joined"] == 1_000
+
+
 def test_memory_is_bounded_by_age_and_by_number() -> None:
-    joiner = Joiner(age_ms=HOUR, cap=100)
+    joiner = Joiner(HOUR, cap=100)
     for i in range(1_000):
         joiner.predicted(prediction(str(i), event_ms=i))
-    assert len(joiner) == 100 and joiner.counts["expired"] == 900
-    joiner.happened("late", True, 3 * HOUR)
-    assert len(joiner) == 1
+    assert len(joiner) <= 100 and joiner.counts["overflow"] == 900
+    for i in range(1_000):
+        joiner.predicted(prediction(f"n{i}", event_ms=10 * HOUR + i))
+    assert joiner.counts["expired"] >= 100  # the first hundred: nobody knows how they ended
     assert joiner.happened("999", True, 3 * HOUR) == []  # it waited too long: no pair, no crash
+    assert joiner.happened("n0", True, 1 * HOUR) == [] and joiner.counts["late"] == 1
 
 
-def test_figures_equal_scikit_learns() -> None:
-    from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
+def test_one_order_asked_about_again_and_again_costs_no_more_than_a_few() -> None:
+    joiner = Joiner(HOUR)
+    first = [joiner.predicted(prediction("a", identity=f"request {i}")).first for i in range(20_000)]
+    assert sum(first) == A_KEY and joiner.counts["overflow"] == 20_000 - A_KEY
+    assert len(joiner.happened("a", True, 0)) == A_KEY
+    for i in range(20_000):
+        joiner.happened("a", False, i % HOUR)
+    assert joiner.counts["overflow"] + joiner.counts["duplicate"] == 2 * 20_000 - A_KEY
 
-    rng = np.random.default_rng(1)
-    p = rng.random(500).round(2) * 0.98 + 0.01
-    y = rng.random(500) < p
-    found = live_metrics.figures(p.tolist(), y.tolist())
-    assert found == pytest.approx(
-        {
-            "log_loss": log_loss(y, p),
-            "brier": brier_score_loss(y, p),
-            "accuracy": np.mean((p >= 0.5) == y),
-            "auc": roc_auc_score(y, p),
-        }
-    )
-    assert "auc" not in live_metrics.figures([0.5, 0.2], [True, True])
-    assert live_metrics.figures([], []) == {}
+
+def test_memory_does_not_grow_with_the_stream() -> None:
+    joiner, most = Joiner(100), 0
+    for i in range(20_000):
+        joiner.predicted(prediction(str(i), event_ms=i))
+        joiner.happened(str(i), True, i)
+        most = max(most, len(joiner))
+    assert most <= 2 * 100 + 257 and joiner.counts["overflow"] == 0
+
+
+def test_a_trail_leads_back_before_every_record_that_matters() -> None:
+    rng, clock, trail, seen = np.random.default_rng(3), NEVER, Trail(7, NEVER), []
+    for offset in range(7, 20_007):
+        at = offset * 10 + int(rng.integers(-5_000, 5_000))
+        trail.passed(offset, clock)
+        seen.append((offset, at, clock))
+        clock = max(clock, at)
+    assert trail.back_to(-10_000).offset == 7
+    mark = trail.back_to(150_000)
+    assert all(at < 150_000 for offset, at, _ in seen if offset < mark.offset)
+    assert mark.clock_ms == next(c for offset, _, c in seen if offset == mark.offset) and mark.offset > 12_000
 
 
 def feed(

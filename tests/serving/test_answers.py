@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batch import model
@@ -47,9 +47,9 @@ def scoring() -> Scoring:
 
 @pytest.fixture(scope="module")
 def champion(tmp_path_factory: pytest.TempPathFactory) -> Champion:
-    settings = from_environment({"DRIFTLINE_HOME": str(tmp_path_factory.mktemp("home"))})
-    artifact = bundle(settings, CONTRACT, "7", 1)
-    scorer = model.load(settings.home / artifact["uri"], artifact["sha256"])
+    made = from_environment({"DRIFTLINE_HOME": str(tmp_path_factory.mktemp("home"))})
+    artifact = bundle(made, CONTRACT, "7", 1)
+    scorer = model.load(made.home / artifact["uri"], artifact["sha256"])
     return Champion("7", artifact["sha256"], scorer)
 
 
@@ -64,6 +64,7 @@ RECORD = st.builds(
 
 
 @given(record=RECORD)
+@settings(deadline=None)
 def test_a_record_alone_is_scored_as_the_library_scores_it_in_a_batch(
     scoring: Scoring, champion: Champion, record: dict[str, object]
 ) -> None:
@@ -75,10 +76,44 @@ def test_a_record_alone_is_scored_as_the_library_scores_it_in_a_batch(
     assert one["score"] == many["scores"][0] and (one["version"], many["version"]) == ("7", "7")
 
 
+@given(record=RECORD)
+@settings(deadline=None)
+def test_an_explanation_takes_the_very_score_apart_and_its_parts_add_up(
+    scoring: Scoring, champion: Champion, record: dict[str, object]
+) -> None:
+    one = json.loads(scoring.one(champion, JSON_TYPE, body(record)).body)
+    answer = scoring.explain(champion, JSON_TYPE, body(record))
+    told = json.loads(answer.body)
+    assert {k: told[k] for k in one if k != "id"} == {k: v for k, v in one.items() if k != "id"}
+    assert answer.answered is None  # an explanation is no prediction: it is not logged
+    parts = told["contributions"]
+    assert sorted(p["feature"] for p in parts) == sorted(champion.scorer.features.names)
+    assert told["base"]["log_odds"] + sum(p["log_odds"] for p in parts) == pytest.approx(told["log_odds"], abs=1e-9)
+    assert 1 / (1 + np.exp(-told["log_odds"])) == pytest.approx(told["score"], abs=1e-12)
+    sizes = [abs(p["log_odds"]) for p in parts]
+    assert sizes == sorted(sizes, reverse=True)
+    assert all(p["log_odds"] * p["probability"] >= 0 for p in parts)
+    said = {p["feature"]: p["value"] for p in parts}
+    assert (said["price"], said["category"], said["region"]) == (record["price"], record["category"], "north")
+    assert {said[name] for name in champion.scorer.features.history} == {None}  # the store knows nobody
+
+
+def test_each_model_is_explained_by_its_own_trees(scoring: Scoring, champion: Champion, tmp_path: Path) -> None:
+    made = from_environment({"DRIFTLINE_HOME": str(tmp_path)})
+    artifact = bundle(made, CONTRACT, "8", 2)
+    scorer = model.load(made.home / artifact["uri"], artifact["sha256"])
+    other = Champion("8", artifact["sha256"], scorer)
+    for asked in (champion, other, champion):
+        told = json.loads(scoring.explain(asked, JSON_TYPE, body(order())).body)
+        assert 1 / (1 + np.exp(-told["log_odds"])) == pytest.approx(told["score"], abs=1e-12)
+        assert told["version"] == asked.version
+
+
 def test_log_entries_name_row_model_and_coordinate_in_slices() -> None:
     rows = SLICE + 1
     raw = RawCoordinates("sales.events", 3, list(range(100, 100 + rows)))
-    answered = Answered("a", [f"O{i}" for i in range(rows)], np.arange(rows) * 1000, [0.5] * rows, "7", "d" * 64, raw)
+    regions = {"region": ["north"] * rows}
+    answered = Answered("a", [f"O{i}" for i in range(rows)], np.arange(rows) * 1000, [0.5] * rows, "7", "d" * 64, raw, slices=regions)  # fmt: skip
     parts = list(messages(answered, 1_500, "sales-returned", "order_id", "event_time"))
     assert [len(p) for p in parts] == [SLICE, 1]
     assert parts[1][0]["key"] == f"O{SLICE}"
@@ -86,6 +121,7 @@ def test_log_entries_name_row_model_and_coordinate_in_slices() -> None:
         "id": f"a-{SLICE}", "order_id": f"O{SLICE}", "score": 0.5, "model": "sales-returned", "version": "7",
         "digest": "d" * 64, "at": "1970-01-01T00:00:01.500Z", "event_time": "1970-01-01T00:03:20.000Z",
         "raw": {"topic": "sales.events", "partition": 3, "offset": 100 + SLICE}, "features": None,
+        "slices": {"region": "north"},
     }  # fmt: skip
 
 

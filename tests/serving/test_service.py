@@ -19,7 +19,7 @@ from tests.waiting import wait_until
 
 
 def test_nothing_is_answered_before_a_model_has_passed_the_gate(served):
-    for path in ("/predict", "/predict_batch", "/model"):
+    for path in ("/predict", "/predict_batch", "/explain", "/model"):
         answer = served.post(path, body(order()))
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
         assert "no model has passed the gate" in answer.json()["error"]
@@ -107,7 +107,7 @@ def test_the_contracts_verdict_over_http(served):
 
 def test_a_body_of_60_mb_is_answered_and_not_cut_off(served):
     huge = b" " * (60 * 1024 * 1024)
-    for path in ("/predict", "/predict_batch"):
+    for path in ("/predict", "/predict_batch", "/explain"):
         assert served.post(path, huge).status_code == 413
 
 
@@ -134,6 +134,23 @@ def test_one_a_batch_and_an_arrow_stream_get_the_same_answers_and_name_the_same_
     assert {k: found.schema.metadata[k.encode()].decode() for k in named} == named
 
 
+def test_explain_takes_a_prediction_apart_and_judges_records_as_predict_does(served):
+    record = order(7, price=250.0)
+    one, told = (served.post(path, body(record)).json() for path in ("/predict", "/explain"))
+    assert {k: told[k] for k in ("key", "score", "version", "digest")} == {k: one[k] for k in ("key", "score", "version", "digest")}  # fmt: skip
+    parts = {p["feature"]: p for p in told["contributions"]}
+    assert told["base"]["log_odds"] + sum(p["log_odds"] for p in parts.values()) == pytest.approx(told["log_odds"])
+    assert told["contributions"][0]["feature"] == "price" and parts["price"]["value"] == 250.0  # all that it learned
+    assert (parts["category"]["value"], parts["category"]["log_odds"]) == ("books", 0.0)  # always the same
+    for bad in (body(order(quantity=5000)), b"{", body({"rows": [record]})):
+        refused, as_predict = (served.post(path, bad) for path in ("/explain", "/predict"))
+        assert refused.status_code in (400, 422)
+        assert (refused.status_code, refused.json()) == (as_predict.status_code, as_predict.json())
+    assert served.post("/explain", body(record), content_type="text/plain").status_code == 415
+    paths = httpx.get(f"{served.base}/docs.json", timeout=60).json()["paths"]
+    assert "/explain" in paths
+
+
 def test_every_answer_is_in_the_prediction_log_under_its_id(served):
     rows = [order(i, price=3.0) for i in range(100, 150)]
     batch = served.post("/predict_batch", body({"rows": rows})).json()
@@ -145,6 +162,6 @@ def test_every_answer_is_in_the_prediction_log_under_its_id(served):
 
     wait_until(lambda: logged() == wanted, 20, "the log to hold every answer", 0.3)
     entry = predictions(served.settings, served.contract)[0]
-    fields = {"id", "order_id", "score", "model", "version", "digest", "at", "event_time", "raw", "features"}
+    fields = {"id", "order_id", "score", "model", "version", "digest", "at", "event_time", "raw", "features", "slices"}
     assert set(entry) == fields and entry["event_time"] == "2026-01-02T03:04:05.678Z"
     assert served.metric("driftline_predictions_total", endpoint="predict", version="1")
