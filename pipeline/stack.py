@@ -124,7 +124,11 @@ class Stack:
                 if first:
                     topics()
             self._await(self.processes, until, seen, report)
-            return self.rows()
+            rows = self.rows()
+            while not all(row.ready for row in rows) and time.monotonic() < until:
+                time.sleep(0.2)  # of several workers behind one port one was ready, another is not yet
+                rows = self.rows()
+            return rows
 
     def _have_supervisor(self, prepare: Callable[[], None]) -> None:
         text = configuration(

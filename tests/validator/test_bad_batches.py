@@ -89,7 +89,7 @@ def test_a_batch_that_cannot_be_opened_is_one_dead_letter_for_its_range_and_cost
 def test_retention_that_overtakes_the_reader_stops_it_with_the_reason_and_never_jumps(dataset: Dataset):
     append(dataset, 1)
     with dataset.validate(name="overtaken") as child:
-        wait_until(lambda: dataset.committed() == 200, 30, "the first records")
+        wait_until(lambda: dataset.committed() == 200, 90, "the first records")
         child.pause()  # too slow for its topic's retention
         append(dataset, 2)
         cut(dataset, 250)
