@@ -41,6 +41,10 @@ class GivenUp(Exception):
     """The transaction will not be committed: read again from what is committed."""
 
 
+class Hung(Fatal):
+    """A commit that never returns, and with it the thread that asked for it."""
+
+
 class Transactions:
     """At most one transaction is open; `broken` says that the next needs a new producer (`start`)."""
 
@@ -117,7 +121,7 @@ class Transactions:
         try:
             seconds = open_.result(COMMIT_DEADLINE_S)
         except TimeoutError as error:
-            raise Fatal(f"{self._id}: a commit did not return within {COMMIT_DEADLINE_S:.0f} s") from error
+            raise Hung(f"{self._id}: a commit did not return within {COMMIT_DEADLINE_S:.0f} s") from error
         self._meter.inc("driftline_transactions_total", process=self._process, result="committed")
         self._meter.observe("driftline_transaction_seconds", seconds, process=self._process)
 

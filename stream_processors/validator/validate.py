@@ -10,6 +10,7 @@ import argparse
 import gc
 import os
 import random
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ from stream_processors.validator.judging import Judging
 from stream_processors.validator.measures import Measures, lineage
 from stream_processors.validator.outputs import Outputs
 from stream_processors.validator.reject_breaker import Limits, Stop
-from stream_processors.validator.transaction import GivenUp, Transactions, giving_up
+from stream_processors.validator.transaction import GivenUp, Hung, Transactions, giving_up
 from stream_processors.validator.validation import Judged, Piece
 
 PROCESS = "validator"
@@ -78,6 +79,7 @@ class Validate:
         contract = contract_file.load(settings.contract)
         meter = PrometheusMeter()
         meter.set("driftline_process_info", 1, process=PROCESS, contract=contract.name)
+        code = 0
         with Service(PROCESS, settings, meter.exposition) as service:
             loop = Validator(
                 contract, settings, service, meter, args.instance, Limits(args.reject_ratio, run=args.reject_run)
@@ -87,10 +89,13 @@ class Validate:
             except Unreachable:
                 if not service.stopped.is_set():
                     raise
+            except Hung as error:  # the thread that hangs would keep the process: nobody would start it again
+                print(f"driftline validate: {error}", file=sys.stderr, flush=True)
+                code = error.exit_code
             finally:
                 closed = loop.close()
-        if not closed:
-            os._exit(0)
+        if code or not closed:
+            os._exit(code)
         return 0
 
 

@@ -14,6 +14,7 @@ from tests.stack import broker_loss
 KILLS = 2
 
 
+@pytest.mark.timeout(900)
 def test_leaders_killed_under_load_lose_and_repeat_nothing(tmp_path):
     outcome = broker_loss.run(tmp_path, KILLS)
     assert (outcome.kills, outcome.lost, outcome.repeated) == (KILLS, 0, 0)
