@@ -10,7 +10,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from pipeline import access, security, topics
 from pipeline.broker import Broker
 from pipeline.errors import Unreachable, UsageError
-from pipeline.kafka import consumer, create_topics, producer, reach, read_all
+from pipeline.kafka import committed, consumer, create_topics, producer, reach, read_all
 from pipeline.settings import Security, Settings
 from tests.waiting import wait_until
 
@@ -119,17 +119,16 @@ def test_drift_may_ask_how_far_the_scorer_is_and_neither_move_it_nor_anybody_els
     place = TopicPartition("sales.blocks", 0, 1)
     client = consumer(secured.settings("drift"), "driftline.sales.score")
     try:
-        assert client.committed([place], 60)[0].error is None
-        with pytest.raises(KafkaException) as error:
+        before = committed(client, place.topic, [0])[0].offset  # asks again while the coordinator is not ready
+        with pytest.raises(KafkaException):
             client.commit(offsets=[place], asynchronous=False)
-        assert error.value.args[0].code() == KafkaError.GROUP_AUTHORIZATION_FAILED
+        assert committed(client, place.topic, [0])[0].offset == before != place.offset
     finally:
         client.close()
     stranger = consumer(secured.settings("compactor"), "driftline.sales.score")
     try:
-        with pytest.raises(KafkaException) as error:
-            stranger.committed([place], 10)  # the client may look for a coordinator until its time is up
-        assert error.value.args[0].code() in (KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError._TIMED_OUT)
+        with pytest.raises(KafkaException):  # refused, or looking for a coordinator until its time is up
+            stranger.committed([place], 10)
     finally:
         stranger.close()
 
