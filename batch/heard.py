@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from dataclasses import replace
 from typing import Literal
@@ -14,7 +13,7 @@ from batch.train import model_name
 from pipeline import topics
 from pipeline.contract import Contract
 from pipeline.errors import Unreachable
-from pipeline.kafka import follow
+from pipeline.kafka import follow, json_of
 from pipeline.logs import log
 from pipeline.settings import Settings
 from pipeline.times import to_ms
@@ -61,7 +60,7 @@ class Heard:
             return list(self._requests.values())
 
     def alert(self, message: Message) -> None:
-        found = episode_of(_json(message), self._contract)
+        found = episode_of(json_of(message), self._contract)
         if found:
             with self._lock:
                 before = self._episodes.get(found.id)
@@ -73,7 +72,7 @@ class Heard:
 
     def request(self, message: Message) -> None:
         found = request_of(
-            _json(message), f"{message.topic()}[{message.partition()}]@{message.offset()}", model_name(self._contract)
+            json_of(message), f"{message.topic()}[{message.partition()}]@{message.offset()}", model_name(self._contract)
         )
         if found:
             with self._lock:
@@ -133,14 +132,6 @@ def request_of(body: dict[str, object], id: str, model: str) -> Request | None:
         body.get("force") is True,
         expires,
     )
-
-
-def _json(message: Message) -> dict[str, object]:
-    try:
-        body = json.loads(message.value() or b"{}")
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
 
 
 def _text(value: object) -> str | None:

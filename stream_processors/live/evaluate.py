@@ -26,7 +26,7 @@ from monitoring.metrics import PrometheusMeter
 from pipeline import contract_file, topics
 from pipeline.contract import Contract, OutcomeLabel
 from pipeline.errors import Fatal, Unreachable
-from pipeline.kafka import bounds, committed, consumer, follow, producer, reach, read_all
+from pipeline.kafka import bounds, committed, consumer, follow, json_of, producer, reach, read_all
 from pipeline.logs import log
 from pipeline.retry import until_success
 from pipeline.service import Service
@@ -72,7 +72,7 @@ class Evaluate:
                 return _idle(service, contract)
             reach(settings, deadline_s=None, stopped=service.stopped)
             evaluator = Evaluator(contract, label, meter, open_episode(settings, contract, service.stopped))
-            crowned = Champion(f"{contract.id}-{label.name}")
+            crowned = Champion(evaluator.model)
             crowned.listen(settings, service.stopped)
             _loop(settings, service, contract, evaluator, crowned, args.look_back)
         return 0
@@ -99,7 +99,7 @@ class Champion:
         threading.Thread(target=run, name=topics.LEDGER, daemon=True).start()
 
     def heard(self, message: Message) -> None:
-        body = _json(message)
+        body = json_of(message)
         if body.get("model") == self.model and body.get("action") in CROWNS and int(str(body["seq"])) > self._seq:
             self._seq, self.version = int(str(body["seq"])), str(body["version"])
 
@@ -234,7 +234,7 @@ def open_episode(settings: Settings, contract: Contract, stopped: threading.Even
     def read() -> Open | None:
         newest: Open | None = None
         for message in read_all(settings, topics.ALERTS, deadline_s=60):
-            body = _json(message)
+            body = json_of(message)
             if body.get("dataset") == contract.id and body.get("source") == "loss":
                 newest = loss_episodes.restored(body)
         return newest
@@ -283,7 +283,7 @@ def _loop(
                     continue
                 place, offset = (str(message.topic()), int(message.partition() or 0)), int(message.offset() or 0)
                 trails[place].passed(offset, evaluator.joiner.clocks.get(place, NEVER))
-                sources[place[0]](_json(message), place)
+                sources[place[0]](json_of(message), place)
                 positions[place] = offset + 1
             service.beat()
             ends = (
@@ -376,11 +376,3 @@ def _idle(service: Service, contract: Contract) -> int:
     while not service.stopped.wait(5):
         service.beat()
     return 0
-
-
-def _json(message: Message) -> dict[str, object]:
-    try:
-        body = json.loads(message.value() or b"{}")
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
