@@ -190,8 +190,7 @@ class Controller:
             return
         if found["seq"] != step.promotion.seq:  # another champion by now: another watch
             return
-        for name in ("rows", "log_e"):
-            self.meter.set(f"driftline_watch_{name}", float(str(found[name] or 0)), model=self.model)
+        self._show_watch(float(str(found["rows"] or 0)), float(str(found["log_e"] or 0)))
         verdict, said = str(found["verdict"]), watch.told(found)
         if verdict == "watch" and step.rows >= decisions.WATCH_AT_MOST:
             verdict, said = "keep", f"nothing shown in {step.rows} labelled rows: {said}"
@@ -347,12 +346,20 @@ class Controller:
         if done:
             log("settled", done="; ".join(done))
 
+    def _show_watch(self, rows: float, log_e: float) -> None:
+        self.meter.set("driftline_watch_rows", rows, model=self.model)
+        self.meter.set("driftline_watch_log_e", log_e, model=self.model)
+
     def _measure(self) -> None:
         self.meter.set("driftline_ledger_intact", 1.0, model=self.model)
         entries = self.book.entries(self.model)
         entry = ledger.champion(entries)
         if entry and entry.draft.version and entry.draft.version.isdigit():
             self.meter.set("driftline_champion_version", int(entry.draft.version), model=self.model)
+        crowning = decisions.watch_of(entries)
+        if crowning and crowning.seq != self._looked[0]:  # a watch that begins: no answers yet, no evidence
+            self._looked = (crowning.seq, 0)
+            self._show_watch(0, 0)
         back = max((e.draft.at for e in entries if e.draft.action == "rollback"), default=None)
         if back:
             self.meter.set("driftline_rollback_timestamp_seconds", to_ms(back) / 1000, model=self.model)

@@ -172,7 +172,7 @@ def _process(worker: _Worker, place: Place, port: int) -> Process:
         health="/healthz",
         env={
             "DRIFTLINE_METRICS_PORT": str(port),
-            **({"DRIFTLINE_MEMORY_MB": str(worker.memory_mb)} if worker.capped else {}),
+            **(_capped(worker.memory_mb) if worker.capped else {}),
             **place.credentials(worker.name),
         },
         depends=broker_names(place.brokers),
@@ -180,6 +180,11 @@ def _process(worker: _Worker, place: Place, port: int) -> Process:
         memory_mb=worker.memory_mb,
         forks=worker.name == "control",  # its trainings
     )
+
+
+def _capped(memory_mb: int) -> dict[str, str]:
+    """Arrow's own pool asks for a gigabyte at its first array, used or not, and the kernel counts what was asked for."""
+    return {"DRIFTLINE_MEMORY_MB": str(memory_mb), "ARROW_DEFAULT_MEMORY_POOL": "system"}
 
 
 def _services(place: Place) -> list[Process]:

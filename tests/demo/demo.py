@@ -455,6 +455,7 @@ def main() -> int:
         shutil.rmtree(home)
     home.mkdir(parents=True)
     story = Story(from_environment(environment), environment)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as after Ctrl-C: what was started here ends here
     code = 1
     try:
         for name, step in STEPS:

@@ -74,7 +74,7 @@ class Stack:
 
     def start_producer(self) -> None:
         log = (self.home / "producer.log").open("wb")
-        words = ["produce", "--scenario", "defects", "--rate", "1500", "--speed", "1440", "--seed", "3"]
+        words = ["produce", "--scenario", "defects", "--rate", "600", "--speed", "1440", "--seed", "3"]
         self.producer = subprocess.Popen(
             [sys.executable, "-m", "pipeline.cli", *words], env=self.environment, stdout=log, stderr=log
         )
@@ -143,6 +143,15 @@ def test_every_target_answers(flowing):
     wait_until(lambda: not flowing.query("up == 0"), 30, "every target to answer")
 
 
+@pytest.mark.parametrize("name", ["validator", "drift"])
+def test_a_process_held_to_its_cap_has_room_below_it(flowing, name):
+    """At the limit threads can no longer start, and the process dies wherever it wanted one."""
+    process = psutil.Process(int(flowing.processes()[name]["pid"]))
+    limit, _ = process.rlimit(psutil.RLIMIT_DATA)
+    assert limit != psutil.RLIM_INFINITY
+    assert process.memory_info().data < 0.8 * limit
+
+
 def test_the_drift_page_shows_the_last_window_and_the_decision(flowing):
     text = httpx.get(f"http://127.0.0.1:{flowing.ports['page']}/").text
     assert "price" in text and "promote" in text and "polyline" in text
@@ -158,7 +167,7 @@ def test_a_killed_server_comes_back_although_its_workers_hold_its_port(flowing):
         now = flowing.processes()["serve"]
         return now["ready"] and now["pid"] != before["pid"] and float(now["since_s"]) > 10
 
-    wait_until(settled, 90, "a successor that stays", 0.5)
+    wait_until(settled, 180, "a successor that stays", 0.5)
     assert not [pid for pid in workers if psutil.pid_exists(pid)]
 
 
