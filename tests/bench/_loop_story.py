@@ -38,6 +38,7 @@ ALWAYS = "defects"  # 0.5 % damaged records, as in any stream
 EVENT_HOUR_MS = 3_600_000
 ALERT_S, DECIDED_S, RESOLVED_S, CALM_S = 180.0, 420.0, 180.0, 180.0
 LABELS_S = 3 * 3600 * 6  # event time until the labels of a few hours are there: three delays of 6 h
+FADES_S = 3600 * (24 + 6)  # event time that the model's features remember, and the labels' delay: the old world fades
 CLOSED = (*FINAL, "expire")
 Loss = dict[str, dict[int, float]]  # by version and event hour
 
@@ -65,6 +66,7 @@ class Played:
     onset: Stamp
     speed: float  # event seconds a wall second
     episodes: set[str] = field(default_factory=set)
+    faded: set[str] = field(default_factory=set)  # of these: after the promotion, while the old world faded
     alert: Stamp | None = None
     challenger: Stamp | None = None
     champion: Stamp | None = None  # the version that the promotion answered with; None = the model was kept
@@ -155,6 +157,8 @@ def play(story: Story, name: str) -> Played:
     except StepFailed as failure:
         played.failed = str(failure)
     _name(story, played, known)
+    if played.champion and not played.failed:
+        _fade(story, played, known)
     played.ended = _at(played, _now())
     progress(
         f"{time.monotonic() - story.began:6.1f} s  {name}: {played.failed or (played.decision or {}).get('reason')}; "
@@ -176,10 +180,6 @@ def _follow(story: Story, played: Played, known: set[str]) -> None:
         _name(story, played, known)
         return next((e for e in _entries(story, played.episodes) if e["action"] in CLOSED), None)
 
-    def calm() -> bool:
-        latest = {str(a["episode"]): a["state"] for a in ours()}
-        return "firing" not in latest.values()
-
     alert = wait(lambda: next((a for a in ours() if a["state"] == "firing"), None), ALERT_S, "an alert")
     played.alert = Stamp(to_ms(str(alert["event_time"])), _now())  # type: ignore[index]
     if played.name in RECORDS_ONLY:
@@ -191,8 +191,26 @@ def _follow(story: Story, played: Played, known: set[str]) -> None:
         played.challenger = _at(played, to_ms(str(trained[-1]["at"])))
     if played.decision["action"] == "promote":  # type: ignore[index]
         played.champion = _at(played, to_ms(str(played.decision["at"])))  # type: ignore[index]
-    wait(calm, RESOLVED_S, "the end of every episode")
+    wait(lambda: _calm(story, known), RESOLVED_S, "the end of every episode")
     played.resolved = _at(played, _now())
+
+
+def _fade(story: Story, played: Played, known: set[str]) -> None:
+    """A model made for a new world is asked about features that still remember the old one: what that fires is this change's."""
+    seconds = FADES_S / demo.SPEED / story.pace
+    until = time.monotonic() + seconds
+    try:
+        story.wait(lambda: time.monotonic() >= until, 2 * seconds, f"the old world to fade after {played.name}")
+        story.wait(lambda: _calm(story, known), DECIDED_S, f"the end of every episode after {played.name}")
+    except StepFailed as failure:
+        played.failed = str(failure)
+    played.faded = {str(a["episode"]) for a in list(_watch(story).alerts)} - known - played.episodes
+    played.episodes |= played.faded
+
+
+def _calm(story: Story, known: set[str]) -> bool:
+    latest = {str(a["episode"]): a["state"] for a in list(_watch(story).alerts) if str(a["episode"]) not in known}
+    return "firing" not in latest.values()
 
 
 def _name(story: Story, played: Played, known: set[str]) -> None:

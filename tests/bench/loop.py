@@ -98,6 +98,7 @@ def told_of(played: Played, loss: world.Loss) -> Found:
         if played.decision
         else None,
         "episodes": sorted(played.episodes),
+        "while_the_old_world_faded": sorted(played.faded),
         "onset": onset.since(onset),
         **{moment: stamp and stamp.since(onset) for moment, stamp in stamps.items()},
         "loss": mean,

@@ -1,4 +1,4 @@
-"""The whole story on a real broker: a stream, a model, a shift that hurts, a shift that does not, and the proof at the end.
+"""The whole story on a real broker: a stream, a model, a shift that does no harm, one that does, and the proof at the end.
 
     make demo                    from a fresh clone
     KEEP=1 make demo             leave the stack running afterwards
@@ -40,9 +40,9 @@ from tests.demo import pictures  # noqa: E402
 from tests.demo.watch import Json, StepFailed, Watch, wait_for  # noqa: E402
 
 SPEED = 1440  # one event day a minute
-RATE = 2000  # events a second of wall time, so 5,000 an event hour
-PHASES = "defects@0,price-shift+defects@next,price-shift+harmless-shift+defects@next"
-FIRST_ROWS = 30_000  # labelled rows before the first model is trained
+RATE = 1000  # events a second of wall time, so 2,500 an event hour
+PHASES = "defects@0,harmless-shift+defects@next,price-shift+harmless-shift+defects@next"
+FIRST_ROWS = 60_000  # labelled rows before the first model is trained: a day, as long as its features remember
 MIN_AFTER = 30_000  # labelled rows since an onset before its decision: a quarter of them judges
 QUIET_WINDOWS = 3
 BUDGET_S = 420
@@ -177,12 +177,13 @@ def stream(story: Story) -> str:
 def first_model(story: Story) -> str:
     entry = story.wait(
         lambda: story.decisions("promote"),
-        150,
+        240,
         "the first model to pass the gate",
         lambda: [e["reason"] for e in story.decisions("hold", "refuse")][-2:],
     )[0]  # type: ignore[index]
     answer = story.wait(lambda: _answer(story), 30, "the first model in service")
     trained: Json = next(e for e in story.decisions("train") if e["version"] == entry["version"])  # type: ignore[index]
+    story.facts["v1"] = entry["version"]
     facts, rows = trained["metrics"], trained["data"]["rows"]  # type: ignore[index]
     told = ", ".join(f"{n.replace('_', ' ')} {facts[n]:.3f}" for n in ("log_loss", "baseline_log_loss", "auc"))  # type: ignore[index]
     return f"v{entry['version']} trained on {rows:,} labelled orders ({told}); gate: {entry['reason']}; /predict -> {answer['score']:.3f} by v{answer['version']}"  # type: ignore[index]
@@ -209,7 +210,7 @@ def quiet(story: Story) -> str:
     feature = story.contract.drift.features[0].name
     story.wait(
         lambda: len([v for v in story.watch.windows(feature) if v["state"] == "ok"]) >= QUIET_WINDOWS,
-        60,
+        150,
         f"{QUIET_WINDOWS} quiet windows under the first reference",
         lambda: [v["state"] for v in story.watch.windows(feature)][-3:],
     )  # type: ignore[union-attr]
@@ -218,18 +219,18 @@ def quiet(story: Story) -> str:
     return f"{QUIET_WINDOWS} windows closed, no page"
 
 
-def harmful_shift(story: Story) -> str:
-    onset = story.next_phase()
-    story.marks.append((onset, "price-shift"))
-    story.facts["price_shift_at"] = onset
-    return _detect(story, onset, "price-shift", 90)
-
-
 def harmless_shift(story: Story) -> str:
     onset = story.next_phase()
     story.marks.append((onset, "harmless-shift"))
     story.facts["harmless_shift_at"] = onset
     return _detect(story, onset, "harmless-shift", 90)
+
+
+def harmful_shift(story: Story) -> str:
+    onset = story.next_phase()
+    story.marks.append((onset, "price-shift"))
+    story.facts["price_shift_at"] = onset
+    return _detect(story, onset, "price-shift", 90)
 
 
 def _detect(story: Story, onset: str, name: str, deadline_s: float) -> str:
@@ -275,10 +276,34 @@ def _show_moved(alert: Json) -> None:
     console.print(table_)
 
 
+def decided(story: Story) -> str:
+    """Kept is the rule; another model takes over only where it is shown to be materially better on the rows since."""
+    episode = story.facts["harmless-shift_episode"]
+    entry: Json = story.wait(
+        lambda: next((e for e in story.decisions("accept", "promote") if e["episode"] == episode), None),
+        240,
+        "the decision on the harmless shift",
+        lambda: [(e["action"], e["reason"]) for e in story.watch.ledger][-3:],
+    )  # type: ignore[assignment,union-attr]
+    kept = entry["action"] == "accept"
+    serving = story.facts["v1"] if kept else entry["version"]
+    story.facts["answered_by"] = "same model, new reference" if kept else f"v{serving}, which does better"
+    answer: Json = story.wait(
+        lambda: found if (found := story.ask())["version"] == serving else None,
+        20,
+        f"version {serving} to serve",
+        story.ask,
+    )  # type: ignore[assignment]
+    story.marks.append((story.event_time(), "accepted" if kept else f"v{serving}"))
+    return f"{story.facts['answered_by']}: {entry['reason']}; /predict -> {answer['score']:.3f} by v{answer['version']}"
+
+
 def promoted(story: Story) -> str:
     episode = story.facts["price-shift_episode"]
     entry: Json = story.wait(
-        lambda: next((e for e in story.decisions("promote") if e["former"]), None),
+        lambda: next(
+            (e for e in story.decisions("promote") if episode in (e["episode"], *(e.get("also") or ()))), None
+        ),
         240,
         "a better model to pass the gate",
         lambda: [(e["action"], e["reason"]) for e in story.watch.ledger][-3:],
@@ -286,9 +311,11 @@ def promoted(story: Story) -> str:
     answer = story.wait(
         lambda: (a := _answer(story)) and a["version"] == entry["version"] and a, 30, f"v{entry['version']} in service"
     )
-    story.facts["v1"], story.facts["v2"] = entry["former"], entry["version"]
+    story.facts["v2"] = entry["version"]
+    refused = [e for e in story.decisions("hold") if e["version"] and e["episode"] == episode]
+    told = "".join(f"v{e['version']} refused: {e['reason']}; then " for e in refused)
     story.marks.append((story.event_time(), f"v{entry['version']} promoted"))
-    return f"v{entry['former']} -> v{entry['version']} for episode {episode}: {entry['reason']}; /predict -> {answer['score']:.3f} by v{answer['version']}"  # type: ignore[index]
+    return f"{told}v{entry['former']} -> v{entry['version']} for episode {episode}: {entry['reason']}; /predict -> {answer['score']:.3f} by v{answer['version']}"  # type: ignore[index]
 
 
 def resolved(name: str) -> Step:
@@ -302,28 +329,6 @@ def resolved(name: str) -> Step:
         return f"{alert['resolution']} at {str(alert['event_time'])[:16]} (event time): a quiet window under reference {alert['reference_version']}"
 
     return step
-
-
-def decided(story: Story) -> str:
-    """Kept is the rule; another model takes over only where it is shown to be materially better on the rows since."""
-    episode = story.facts["harmless-shift_episode"]
-    entry: Json = story.wait(
-        lambda: next((e for e in story.decisions("accept", "promote") if e["episode"] == episode), None),
-        240,
-        "the decision on the harmless shift",
-        lambda: [(e["action"], e["reason"]) for e in story.watch.ledger][-3:],
-    )  # type: ignore[assignment,union-attr]
-    kept = entry["action"] == "accept"
-    serving = story.facts["v2"] if kept else entry["version"]
-    story.facts["answered_by"] = "same model, new reference" if kept else f"v{serving}, which does better"
-    answer: Json = story.wait(
-        lambda: found if (found := story.ask())["version"] == serving else None,
-        20,
-        f"version {serving} to serve",
-        story.ask,
-    )  # type: ignore[assignment]
-    story.marks.append((story.event_time(), "accepted" if kept else f"v{serving}"))
-    return f"{story.facts['answered_by']}: {entry['reason']}; /predict -> {answer['score']:.3f} by v{answer['version']}"
 
 
 def proof(story: Story) -> str:
@@ -350,7 +355,8 @@ def draw(story: Story) -> str:
     start_ms = to_ms(str(story.facts["price_shift_at"]))
     time_ = pl.col(story.contract.time.field).dt.epoch("ms")
     rows = table.scan(story.settings, story.contract.id)
-    reference = story.decisions("promote")[0]["reference"]  # what version 1 was trained on is what drift compared with
+    references = [e["reference"] for e in story.decisions("promote", "accept") if e["reference"]]
+    reference = references[-2]  # the last one came with the model that answered the shift
     low, high = (to_ms(str(reference[end])) for end in ("from", "to"))  # type: ignore[index]
     before = rows.filter((time_ >= low) & (time_ < high)).select(feature).collect()[feature].drop_nulls().to_numpy()
     after = (
@@ -405,7 +411,7 @@ def _report(story: Story, out: Path) -> None:
             ),
             *(
                 page.Section(f"What moved: {name}", table=page.Table(MOVED, _moved(story.facts[f"{name}_alert"])))  # type: ignore[arg-type]
-                for name in ("price-shift", "harmless-shift")
+                for name in ("harmless-shift", "price-shift")
             ),
             page.Section(
                 "Statistic and evidence over time",
@@ -430,12 +436,12 @@ STEPS: list[tuple[str, Step]] = [
     ("train and serve v1", first_model),
     ("use it on the stream", scored),
     ("stay quiet", quiet),
-    ("price-shift: detect", harmful_shift),
-    ("retrain, gate, promote", promoted),
-    ("resolve", resolved("price-shift")),
     ("harmless-shift: detect", harmless_shift),
     ("decide", decided),
     ("resolve", resolved("harmless-shift")),
+    ("price-shift: detect", harmful_shift),
+    ("retrain, gate, promote", promoted),
+    ("resolve", resolved("price-shift")),
     ("verify", proof),
     ("draw", draw),
 ]
@@ -512,10 +518,10 @@ def _close(story: Story) -> None:
         f"lake                {report['lake']:,} = valid {report['valid']:,}; missing {_count(report['missing'])}, duplicated {_count(report['duplicated'])}"
     )
     console.print(
-        f"detection delay     {story.facts['price-shift_delay_minutes']} event minutes (price-shift), {story.facts['harmless-shift_delay_minutes']} (harmless-shift)"
+        f"detection delay     {story.facts['harmless-shift_delay_minutes']} event minutes (harmless-shift), {story.facts['price-shift_delay_minutes']} (price-shift)"
     )
-    console.print(f"model               v{story.facts['v1']} -> v{story.facts['v2']}")
     console.print(f"harmless shift      {story.facts['harmless-shift_episode']}: {story.facts['answered_by']}")
+    console.print(f"price shift         {story.facts['price-shift_episode']}: v{story.facts['v2']} takes over")
 
 
 def _count(value: object) -> int:

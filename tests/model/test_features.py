@@ -199,7 +199,7 @@ def test_training_rows_of_the_lake_keep_their_history_when_the_lake_grows(
     grown = dataset.labelled(here, SALES, end=ending).rows
     names = list(HISTORY.names)
     rows = first.rows
-    assert rows.height > 500 and first.identity.history and rows["customer_rate_7d"].n_unique() > 100
+    assert rows.height > 500 and first.identity.history and rows["customer_rate_1d"].n_unique() > 100
     same = rows.select("raw_offset").join(grown, on="raw_offset", how="left", maintain_order="left")
     assert rows.select(names).equals(same.select(names))
 
@@ -234,8 +234,8 @@ def test_the_values_of_a_small_past_by_hand() -> None:
     )
     found = feature_replay.values(HISTORY, SALES, asked, events, returns([(h[5], h[5], "a", True)])).to_dicts()
     assert [f["customer_count_1d"] for f in found] == [2, 3, 0, 2]  # w lies before c
-    assert [f["customer_mean_7d"] for f in found] == [20.0, 20.0, 0.0, 20.0]
-    assert [f["customer_rate_7d"] for f in found] == pytest.approx([3 / 11, 3 / 11, 0.2, 3 / 11])
+    assert [f["customer_mean_1d"] for f in found] == [20.0, 20.0, 0.0, 20.0]
+    assert [f["customer_rate_1d"] for f in found] == pytest.approx([3 / 11, 3 / 11, 0.2, 3 / 11])
     assert [f["product_count_1d"] for f in found] == [1, 2, 2, 2]
 
 
@@ -263,7 +263,7 @@ def test_what_lies_before_the_horizon_is_not_counted_and_what_is_remembered_is_b
         state = State(Path(home) / "state", HISTORY, SALES)
         state.fold(sales(old), returns([]), {})
         sizes = [len(s or b"") // feature_plan.SUMS.itemsize for _, s in state.changed()]
-        assert max(sizes) == 8 and online(state, asked)[0, 0] == 1  # seven days and the one that an event is late
+        assert max(sizes) == 2 and online(state, asked)[0, 0] == 1  # a day and the one that an event is late
         state.close()
 
 

@@ -158,7 +158,7 @@ def test_once_folds_what_is_there_and_show_tells_it(here: Settings, environment:
     command = [sys.executable, "-m", "pipeline.cli", "features"]
     assert subprocess.run([*command, "--once"], env=environment, timeout=60).returncode == 0
     found = shown(here, CONTRACT, HISTORY, "customer:c5")
-    assert found["values"] == {"customer_count_1d": 2, "customer_mean_7d": pytest.approx(50.0), "customer_rate_7d": 4 / 12}  # fmt: skip
+    assert found["values"] == {"customer_count_1d": 2, "customer_mean_1d": pytest.approx(50.0), "customer_rate_1d": 4 / 12}  # fmt: skip
     assert found["as_of"]["events"] == {"0": 100}  # type: ignore[index]
     assert shown(here, CONTRACT, HISTORY, "customer:nobody")["known"] is False
     with pytest.raises(UsageError, match="customer, product"):

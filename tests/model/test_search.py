@@ -95,9 +95,9 @@ def test_the_winner_is_what_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("search", [0, 2])
 def test_a_feature_that_never_had_a_value_is_named_and_stops_nothing(search: int) -> None:
-    empty = ROWS.with_columns(customer_rate_7d=pl.lit(None, pl.Float64), product_rate_7d=pl.lit(None, pl.Float64))
+    empty = ROWS.with_columns(customer_rate_1d=pl.lit(None, pl.Float64), product_rate_1d=pl.lit(None, pl.Float64))
     built = train.build(CONTRACT, empty, None, 1, search)
-    assert built.params["features_empty"] == "customer_rate_7d, product_rate_7d"
+    assert built.params["features_empty"] == "customer_rate_1d, product_rate_1d"
     later = built.matrix[built.parts.test].copy()
-    later[:, [built.features.names.index("customer_rate_7d")]] = 0.9  # a value at last: no tree knows of it
+    later[:, [built.features.names.index("customer_rate_1d")]] = 0.9  # a value at last: no tree knows of it
     assert np.array_equal(built.fitted.classifier.predict_proba(later)[:, 1], built.fitted.scores)
