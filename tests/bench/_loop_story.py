@@ -214,9 +214,12 @@ def _calm(story: Story, known: set[str]) -> bool:
 
 
 def _name(story: Story, played: Played, known: set[str]) -> None:
-    """The episodes that began since, and the case that the ledger names them."""
+    """The episodes that began since, and the case that the ledger names them until the decision."""
     played.episodes = {str(a["episode"]) for a in list(_watch(story).alerts)} - known
-    said = [(e.get("metrics") or {}).get("case") for e in _entries(story, played.episodes)]  # type: ignore[union-attr]
+    told = _entries(story, played.episodes)
+    if played.decision:
+        told = [e for e in told if e["seq"] <= played.decision["seq"]]
+    said = [(e.get("metrics") or {}).get("case") for e in told]  # type: ignore[union-attr]
     played.cases = [str(case) for case, _ in groupby(c for c in said if c)]
 
 

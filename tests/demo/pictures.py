@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from pipeline import topics
 from pipeline.contract import Contract, OutcomeLabel
-from pipeline.kafka import read_all
+from pipeline.kafka import json_of, read_all
 from pipeline.settings import Settings
 from pipeline.times import to_ms
 
@@ -131,8 +130,9 @@ def _dates(axes: plt.Axes) -> None:
     axes.xaxis.set_major_formatter(mdates.DateFormatter("%d %b\n%H:%M"))
 
 
-def _values(settings: Settings, topic: str) -> list[Json]:
-    return [json.loads(m.value()) for m in read_all(settings, topic)]
+def _values(settings: Settings, topic: str) -> Iterator[Json]:
+    """A story's worth of records, while the stream may still run."""
+    return (json_of(m) for m in read_all(settings, topic, deadline_s=300))
 
 
 def _when(text: str) -> datetime:
