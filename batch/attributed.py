@@ -18,6 +18,7 @@ from scipy.special import expit
 from batch import attribution, compare, dataset, ledger, table
 from batch import model as bundles
 from batch.attribution import Look, Reference, Sample
+from batch.attribution_live import window_length
 from batch.labels import COORDINATE
 from batch.ledger import Ledger
 from batch.model import Scorer
@@ -26,11 +27,9 @@ from pipeline.contract import APPEND_TIME, RAW_OFFSET, RAW_PARTITION, Contract
 from pipeline.errors import CheckFailed
 from pipeline.settings import Settings
 from pipeline.times import to_ms, to_text
-from stream_processors.judging.panes import clock_of
 from stream_processors.live.model_features import check_history
 
 REFERENCE_ROWS = 20_000  # its means are then known far better than a window's
-DAY_MS = 86_400_000
 
 
 def look(
@@ -60,7 +59,7 @@ def look(
     odds = taught.log_odds
     reference = Reference(first, last + 1, taught.rows, float(expit(odds).mean()), float(odds.mean()))
 
-    length = window or _window(contract)
+    length = window or window_length(contract)
     begin = -(-(last + 1) // length) * length if since is None else since // length * length
     now, times = lake.sample(begin, until, length, rows)
     starts = times // length * length
@@ -130,12 +129,6 @@ def _measured_on(model: str, version: str, scorer: Scorer) -> tuple[int, int]:
     if first is None or last is None:
         raise CheckFailed(f"{model} version {version}: its bundle does not say what it was measured on; train it again")
     return to_ms(str(first)), to_ms(str(last))
-
-
-def _window(contract: Contract) -> int:
-    """The contract's drift window; a day where that goes by rows, as such windows lie where the judge puts them."""
-    clock = clock_of(contract)
-    return clock.window if clock.rows is None else DAY_MS
 
 
 def _span(since: int, until: int | None) -> str:

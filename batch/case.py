@@ -1,6 +1,7 @@
 """PURE. What kind of change an episode is, by name: from what moved, what it did to the loss, and how sound the data is.
 
-    data fault       records are damaged, late, sent twice or missing: what the rows say about the world is not to be trusted
+    data fault       records are damaged, late, sent twice or missing, or a dataset rule is newly broken: what the rows say
+                     about the world is not to be trusted
     harmful shift    inputs moved, and the champion loses more than before
     harmless shift   inputs moved, and the champion is shown to lose what its scores promise
     concept drift    the champion loses more than its scores promise, and no input moved
@@ -18,6 +19,7 @@ from typing import Literal
 
 from batch.decisions import Episode
 from pipeline.contract import REJECT, SCORE_COLUMNS
+from pipeline.times import to_ms
 
 Case = Literal["harmless shift", "harmful shift", "concept drift", "data fault", "undecided"]
 Loss = Literal["within", "beyond", "unclear"]
@@ -35,6 +37,7 @@ class Seen:
     causes: frozenset[str] = frozenset()  # the most probable one of each alert
     loss: Loss = "unclear"  # of the labelled rows since the onset, against what the scores promise
     estimate: float | None = None
+    rules: frozenset[str] = frozenset()  # dataset rules that the episode's windows broke
 
     @property
     def inputs(self) -> frozenset[str]:
@@ -49,7 +52,7 @@ def case_of(seen: Seen) -> Case:
     >>> case_of(Seen(frozenset({"score"}), loss="beyond"))
     'concept drift'
     """
-    if REJECT in seen.moved or seen.causes & FAULTS:
+    if REJECT in seen.moved or seen.causes & FAULTS or seen.rules:
         return "data fault"
     if not seen.inputs:
         return "concept drift" if seen.loss == "beyond" else "undecided"
@@ -58,8 +61,26 @@ def case_of(seen: Seen) -> Case:
     return "harmless shift" if seen.loss == "within" else "undecided"
 
 
-def seen(episodes: Iterable[Episode], gate: Mapping[str, object] | None = None, tested: object = None) -> Seen:
-    """From the episodes that one decision answers, the gate's report, and the champion's log loss on its test rows.
+def broken(violations: Iterable[Mapping[str, str]], onset: int) -> frozenset[str]:
+    """The dataset rules that failed since the onset (ms): critical ones, and others that had not failed before.
+
+    A rule that the world breaks by nature fails in windows of every kind and says nothing of the episode. An onset is an
+    estimate, so the window before the one it lies in is neither. `violations` as the table's commits carry them.
+    """
+    windows = [(v, to_ms(v["window_start"]), to_ms(v["window_end"])) for v in violations if v["window_start"] != "run"]
+    before = {v["rule"] for v, start, end in windows if end + (end - start) <= onset}
+    since = (v for v, _, end in windows if end > onset)
+    return frozenset(v["rule"] for v in since if v["severity"] == "critical" or v["rule"] not in before)
+
+
+def seen(
+    episodes: Iterable[Episode],
+    gate: Mapping[str, object] | None = None,
+    tested: object = None,
+    violations: Iterable[Mapping[str, str]] = (),
+) -> Seen:
+    """From the episodes that one decision answers, the gate's report, the champion's log loss on its test rows, and the
+    dataset rules that the lake says failed.
 
     Without a report, or where it leaves the matter open, a firing episode of the loss speaks for the labels.
     """
@@ -74,4 +95,5 @@ def seen(episodes: Iterable[Episode], gate: Mapping[str, object] | None = None, 
         frozenset().union(*(e.causes for e in listed)),
         loss,
         promised / tested - 1 if known else None,  # type: ignore[operator]
+        broken(violations, min(e.onset for e in listed)) if listed else frozenset(),
     )

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import threading
 
+from batch.attribution_live import AttributionWatch
 from batch.controller import Controller
 from batch.decisions import Policy
 from batch.heard import Heard
@@ -80,7 +82,10 @@ class Control:
             reach(settings, deadline_s=None, stopped=service.stopped)
             heard = Heard(contract)
             threads = heard.listen(settings, service.stopped)
-            controller = Controller(settings, contract, plan, meter, service)
+            attribution = AttributionWatch(settings, contract, meter)
+            threads.append(threading.Thread(target=attribution.follow, args=(service.stopped,), name="attribution", daemon=True))  # fmt: skip
+            threads[-1].start()
+            controller = Controller(settings, contract, plan, meter, service, attribution)
             while not service.stopped.wait(args.poll):
                 service.beat()
                 if dead := [t.name for t in threads if not t.is_alive()]:

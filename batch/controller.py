@@ -10,14 +10,17 @@ import and 400 MB, and a controller that waits for a child can go on answering /
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from batch import case, dataset, decisions, ledger, policy, promotion, rolling, training_child, watch
+from batch import case, dataset, decisions, ledger, policy, promotion, rolling, table, training_child, watch
+from batch.attribution_live import AttributionWatch
 from batch.decisions import Close, Decline, Episode, Facts, Hold, Look, Obey, Policy, Request, Retrain, Step, Wait
 from batch.ledger import ChampionMoved, Draft, Ledger, LedgerBroken
 from batch.promotion import now
@@ -43,6 +46,7 @@ class Controller:
     policy: Policy
     meter: PrometheusMeter
     service: Service | None = None
+    attribution: AttributionWatch | None = None
     _failed_at: list[float] = field(default_factory=list)
     _settled: bool = False
     _said: str = ""
@@ -151,7 +155,14 @@ class Controller:
             self._failed_at.append(time.time())
             log("training_failed", "warning", exit_code=failed.code, error=failed)
             if step.episode:
-                self._write_once(self._draft("hold", f"training failed: {failed}", episode=step.episode.id))
+                self._write_once(
+                    self._draft(
+                        "hold",
+                        f"training failed: {failed}",
+                        episode=step.episode.id,
+                        metrics=self._case((step.episode.id, *step.also)),
+                    )
+                )
             elif step.request:
                 self._decline(step.request, f"training failed: {failed}")
             if failed.code == Unreachable.exit_code:
@@ -266,7 +277,17 @@ class Controller:
         version = crowned.draft.version if crowned else None
         trained = (e for e in entries if e.draft.action == "train" and e.draft.version == version)
         tested = next((e.draft.metrics.get("log_loss") for e in trained), None)
-        return {"case": case.case_of(case.seen(about, gate, tested))}
+        since = min((e.onset for e in about), default=None)
+        known = self.attribution.since(version, since) if self.attribution and since is not None else {}
+        seen = case.seen(about, gate, tested, self._violations())
+        rules = {"rules": sorted(seen.rules)} if seen.rules else {}
+        return {"case": case.case_of(seen), **rules, **known}
+
+    def _violations(self) -> list[Mapping[str, str]]:
+        """Dataset rules that failed, as the lake's newest commit lists them."""
+        if not table.exists(self.settings, self.contract.id):
+            return []
+        return json.loads(table.versions(self.settings, self.contract.id, limit=1)[0].metadata.get("violations", "[]"))
 
     def _with_reference(self, draft: Draft, step: Retrain, data: dict[str, object]) -> Draft:
         """First champion: the rows it was trained on. After a shift: everything since the onset's late estimate."""

@@ -67,18 +67,28 @@ def one_thread() -> None:
     threadpool_limits(limits=1, user_api="openmp")
 
 
-def split(times: np.ndarray, since: int | None = None) -> Split:
-    """Cut rows (sorted by time, ms) into train | calibrate | test; only rows since `since` are calibrated and tested on.
+def split(times: np.ndarray, since: int | None = None, gap: int = 0) -> Split:
+    """Cut rows (sorted by time, ms) into train | calibrate | gap | test; only rows since `since` are calibrated and tested on.
+
+    No feature needs a gap: a row's are as its arrival knew them, whatever was heard later. A label may: what is taught right
+    up to the test rows is known only later than they begin. Of outcomes that tells nothing of the test rows' labels, for each
+    is a record about one row; there `gap` is 0. A match (`labels.overlap`, ms) may mark many rows at once, on both sides of
+    the border, and that a row has none is known one horizon later. On the real invoices the gain at the gate is 8.5 %
+    without a gap and 7.7 % with it, of a month nobody had seen 3.1 and 5.1 % (2026-11-21). A second gap, before the rows
+    that calibrate, left too few to teach: 2.0 %. Purging: Lopez de Prado, Advances in Financial Machine Learning (2018), 7.
 
     >>> s = split(np.arange(10_000)); (len(s.train), len(s.calibrate), len(s.test))
     (5500, 2000, 2500)
+    >>> s = split(np.arange(10_000), gap=1_000); (len(s.train), len(s.calibrate), len(s.test))
+    (4700, 1800, 2500)
     """
     first = 0 if since is None else int(np.searchsorted(times, since))
     recent, end = len(times) - first, len(times)
     test = end - int(recent * TEST_SHARE)
-    calibrate = test - int(recent * CALIBRATE_SHARE)
+    known = int(np.searchsorted(times[:test], times[test] - gap)) if gap and test < end else test
+    calibrate = known - int((recent - (test - known)) * CALIBRATE_SHARE)
     top_up = max(0, ENOUGH_TRAIN - (calibrate - first))
-    parts = Split(np.arange(max(0, first - top_up), calibrate), np.arange(calibrate, test), np.arange(test, end))
+    parts = Split(np.arange(max(0, first - top_up), calibrate), np.arange(calibrate, known), np.arange(test, end))
     if min(len(parts.train), len(parts.calibrate), len(parts.test)) < FEWEST:
         sizes = f"{len(parts.train)} | {len(parts.calibrate)} | {len(parts.test)}"
         raise CheckFailed(

@@ -32,6 +32,11 @@ def delay(contract: Contract) -> timedelta:
     )
 
 
+def overlap(contract: Contract) -> timedelta:
+    """How long before other rows' time a row's label may be made of the same events as theirs: see `fitting.split`."""
+    return contract.label.horizon if isinstance(contract.label, MatchLabel) else timedelta(0)
+
+
 def by_outcome(events: pl.LazyFrame, outcomes: pl.LazyFrame, label: OutcomeLabel) -> pl.LazyFrame:
     """Events with LABEL (null = none). A key that occurs twice is one order: its first event and its first outcome count."""
     first_event = events.sort("append_time", *COORDINATE).unique(label.key, keep="first", maintain_order=True)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from batch import compare, dataset, ledger, ledger_topic, lineage_runs, registry, table
+from batch import compare, dataset, labels, ledger, ledger_topic, lineage_runs, registry, table
 from batch.compare import Judged
 from batch.dataset import DataIdentity
 from batch.labels import LABEL
@@ -34,7 +34,7 @@ from pipeline.lineage import Run, completed, failed, started
 from pipeline.lineage_send import Lineage
 from pipeline.logs import log
 from pipeline.settings import Settings
-from pipeline.times import to_ms, to_text
+from pipeline.times import ms, to_ms, to_text
 
 if TYPE_CHECKING:
     from batch.fitting import Fitted, Split
@@ -258,7 +258,7 @@ def build(contract: Contract, rows: pl.DataFrame, since: int | None, seed: int, 
     features = model_features.with_categories(model_features.features_for(contract), rows)
     matrix, label = features.matrix(rows), rows[LABEL].to_numpy()
     times = rows[contract.time.field].dt.epoch("ms").to_numpy()
-    parts = fitting.split(times, since)
+    parts = fitting.split(times, since, ms(labels.overlap(contract)))
     found = fitting.searched(matrix, label, parts, seed, search)
     fitted = fitting.fit(matrix, label, parts, seed, found.params)
     return Built(features, matrix, label, parts, fitted, found, to_text(int(times[parts.test[0]])))

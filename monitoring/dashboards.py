@@ -357,6 +357,48 @@ DRIFT = Dashboard(
             ),
         ),
         (
+            "Answers",
+            (
+                Panel(
+                    "Inputs of the model moved by",
+                    "Distance of each of the model's features from what the champion was measured on, newest whole window; history included.",
+                    (("max by (feature) (driftline_attribution_input_distance)", "{{feature}}"),),
+                    "none",
+                    "timeseries",
+                    6,
+                ),
+                Panel(
+                    "Mean answer moved by",
+                    "How much of the mean answer is due to each feature's moved contributions: a feature that moves and is not asked stays at 0.",
+                    (("max by (feature) (driftline_attribution_answer_change)", "{{feature}}"),),
+                    "none",
+                    "timeseries",
+                    6,
+                ),
+                Panel(
+                    "How much answers hang on a feature",
+                    "Change of the mean size of its contributions, in log odds, against what the champion was measured on.",
+                    (
+                        (
+                            'max by (feature) (driftline_attribution_log_odds_change{figure="size",bound="value"})',
+                            "{{feature}}",
+                        ),
+                    ),
+                    "none",
+                    "timeseries",
+                    6,
+                ),
+                Panel(
+                    "Ranking of the features",
+                    "nDCG of the features by the size of their contributions: 1 = the order of then; managed services warn below 0.9.",
+                    (("max by (model) (driftline_attribution_ranking)", "{{model}}"),),
+                    "none",
+                    "timeseries",
+                    6,
+                ),
+            ),
+        ),
+        (
             "The monitor itself",
             (
                 Panel(
@@ -413,10 +455,11 @@ DRIFT = Dashboard(
             (
                 Panel(
                     "Event time",
-                    "Newest event time and the global watermark.",
+                    "Newest event time, the global watermark, and up to where attribution was compared.",
                     (
                         ('max by (process) (driftline_event_time_seconds{dataset=~"$dataset"}) * 1000', "{{process}}"),
                         ('max(driftline_watermark_seconds{dataset=~"$dataset"}) * 1000', "watermark"),
+                        ("max(driftline_attribution_window_end_seconds) * 1000", "attribution"),
                     ),
                     "dateTimeAsIso",
                 ),

@@ -257,6 +257,36 @@ CATALOGUE: tuple[Metric, ...] = (
         ("model", "detector"),
     ),
     Metric("driftline_labelled_rows", "gauge", "Labelled predictions that the figures speak of.", ("model", "version")),
+    Metric(
+        "driftline_attribution_input_distance",
+        "gauge",
+        "How far a feature lies from the champion's reference: K-S distance, of categories the largest move of a share.",
+        ("model", "feature"),
+    ),
+    Metric(
+        "driftline_attribution_answer_change",
+        "gauge",
+        "By how much what the feature adds now, and did not then, changes the mean answer, as a probability.",
+        ("model", "feature"),
+    ),
+    Metric(
+        "driftline_attribution_log_odds_change",
+        "gauge",
+        "Change of a feature's contributions against the champion's reference, of their mean and of their mean size; bound: value, and low and high of its 95 % interval.",
+        ("model", "feature", "figure", "bound"),
+    ),
+    Metric(
+        "driftline_attribution_ranking",
+        "gauge",
+        "nDCG of the features' ranking by size: 1 = the order of the reference.",
+        ("model",),
+    ),
+    Metric(
+        "driftline_attribution_window_end_seconds",
+        "gauge",
+        "Event time up to which attribution was compared.",
+        ("model",),
+    ),
     # serving
     Metric("driftline_predictions_total", "counter", "Predictions answered.", ("endpoint", "version")),
     Metric("driftline_prediction_seconds", "histogram", "Time to answer a request, model included.", ("endpoint",)),

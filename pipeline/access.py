@@ -84,7 +84,7 @@ def roles(dataset: str) -> tuple[Role, ...]:
         Role(
             "evaluate",
             "evaluate",
-            reads=(predictions, outcomes, topics.LEDGER, topics.ALERTS),
+            reads=(predictions, outcomes, blocks, topics.LEDGER, topics.ALERTS),  # blocks: labels that are matches
             writes=(topics.ALERTS, topics.evaluations(dataset)),
             transactional=("evaluate",),
         ),

@@ -8,9 +8,15 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import OffsetSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # `from tests.waiting import wait_until`, whatever folder pytest was started from
+
+from tests import fast_starts  # noqa: E402
+
+fast_starts.apply()  # before the imports below
 
 from pipeline.broker import Broker  # noqa: E402
 from pipeline.kafka import admin, create_topics  # noqa: E402
@@ -62,11 +68,12 @@ def environment(broker: Broker, tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def fresh_topics(settings: Settings) -> Callable[..., Settings]:
-    """`fresh_topics("sales", 4)`: delete every topic, create a dataset's anew (or the topics given); the settings."""
+    """`fresh_topics("sales", 4)`: a dataset's topics (or those given) without a record, and no others; the settings."""
 
     def make(dataset: str = "sales", partitions: int = 2, wanted: Iterable[Topic] | None = None) -> Settings:
-        delete_topics(settings)
-        create_topics(settings, all_topics(dataset, partitions) if wanted is None else wanted)
+        asked = tuple(all_topics(dataset, partitions) if wanted is None else wanted)
+        delete_topics(settings, keep=asked)
+        create_topics(settings, asked)
         return settings
 
     return make
@@ -81,12 +88,21 @@ def environment_for(broker: Broker, tmp_path: Path, **env: str) -> dict[str, str
     }
 
 
-def delete_topics(settings: Settings) -> None:
-    """Delete every topic that is not Kafka's own, and wait until the broker no longer names one."""
+def delete_topics(settings: Settings, keep: Iterable[Topic] = ()) -> None:
+    """Delete every topic that is not Kafka's own, and wait until the broker no longer names one.
+
+    Of those to keep one stays that never had a record: most topics of a test are such, and each costs to delete and to make.
+    """
     client = admin(settings)
+    there = client.list_topics(timeout=10).topics
+    alike = [t for t in keep if t.name in there and len(there[t.name].partitions) == t.partitions]
+    ends = {TopicPartition(t.name, p): OffsetSpec.latest() for t in alike for p in range(t.partitions)}
+    found = client.list_offsets(ends, request_timeout=10) if ends else {}
+    used = {place.topic for place, end in found.items() if end.result(10).offset}
+    kept = {t.name for t in alike} - used
 
     def ours() -> list[str]:
-        return [t for t in client.list_topics(timeout=10).topics if not t.startswith("__")]
+        return [t for t in client.list_topics(timeout=10).topics if not t.startswith("__") and t not in kept]
 
     names = ours()
     if names:

@@ -64,8 +64,9 @@ class Alerts:
         if args.open:
             resolved = {a["episode"] for a in found if a["state"] == "resolved"}
             found = [a for a in found if a["episode"] not in resolved]
-        cases = named(read(settings, topics.LEDGER))
-        found = [{**a, "case": cases.get(str(a["episode"]))} for a in found]
+        ledger = list(read(settings, topics.LEDGER))
+        decided = {name: named(ledger, name) for name in ("case", "rules", "attribution")}
+        found = [{**a, **{name: by.get(str(a["episode"])) for name, by in decided.items()}} for a in found]
         if args.json:
             _lines(found)
         else:
@@ -80,14 +81,15 @@ def read(settings: Settings, topic: str, dataset: str | None = None) -> Iterator
             yield json.loads(message.value())
 
 
-def named(ledger: Iterable[Json]) -> dict[str, str]:
-    """By episode the case that its newest decision names: harmless or harmful shift, concept drift, data fault."""
-    found: dict[str, str] = {}
+def named(ledger: Iterable[Json], name: str = "case") -> dict[str, object]:
+    """By episode what its newest decision says: the case (harmless or harmful shift, ...), dataset rules that were broken,
+    what changed the answers."""
+    found: dict[str, object] = {}
     for entry in ledger:
         metrics, also = entry.get("metrics"), entry.get("also")
-        if isinstance(metrics, dict) and "case" in metrics:
+        if isinstance(metrics, dict) and name in metrics:
             answered = [entry.get("episode"), *(also if isinstance(also, list) else [])]
-            found |= {str(episode): str(metrics["case"]) for episode in answered if episode}
+            found |= {str(episode): metrics[name] for episode in answered if episode}
     return found
 
 

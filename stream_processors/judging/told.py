@@ -29,7 +29,10 @@ def _episode(name: str, own: Sequence[Json], width: int) -> Iterator[str]:
     yield from _line("changes", "; ".join(f"{a['state']} {_minute(a['event_time'])}" for a in own), width)
     yield from _line("since", _since(told), width)
     if last.get("case"):
-        yield from _line("case", str(last["case"]), width)
+        broken = f": {', '.join(map(str, last['rules']))} broken" if isinstance(last.get("rules"), list) else ""
+        yield from _line("case", f"{last['case']}{broken}", width)
+    if isinstance(seen := last.get("attribution"), Mapping):
+        yield from _line("answers", f"{seen['said']} ({_minute(seen['from'])} to {_minute(seen['to'])})", width)
     for number, cause in enumerate(_list(told.get("causes")), 1):
         yield from _line(
             f"cause {number}",

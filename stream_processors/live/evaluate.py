@@ -5,6 +5,9 @@
     #        7. changed windows -> <dataset>.evaluations  8. commit, with the positions to begin again from
     # Until the old ends are reached nothing is written: what was true before the restart was said before it.
 
+Where the contract's label is a match there is no outcome topic: the blocks are read instead, and their rows become outcomes
+as their labels mature (`matching`), keyed by the raw coordinate that a prediction of `driftline score` carries.
+
 State is rebuilt from the logs. A committed offset says how far was read (the lag); its metadata where a restart begins:
 before every record that an open window or a waiting key still needs, with the clock that its partition had there. So what
 is joined, and the last record of a window, are the same after any kill. The champion is the one that `models.ledger` names.
@@ -17,16 +20,17 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 
 from monitoring.metrics import PrometheusMeter
-from pipeline import contract_file, topics
-from pipeline.contract import Contract, OutcomeLabel
-from pipeline.errors import Fatal, Unreachable
-from pipeline.kafka import bounds, committed, consumer, follow, json_of, producer, reach, read_all
+from pipeline import blocks, contract_file, topics
+from pipeline.blocks import BadBlock, Block
+from pipeline.contract import Contract, MatchLabel, OutcomeLabel
+from pipeline.errors import Fatal, Unreachable, UsageError
+from pipeline.kafka import bounds, committed, consumer, follow, headers_of, json_of, producer, reach, read_all
 from pipeline.logs import log
 from pipeline.retry import until_success
 from pipeline.service import Service
@@ -39,6 +43,7 @@ from stream_processors.live.live_metrics import figures
 from stream_processors.live.live_windows import WHOLE, Windows
 from stream_processors.live.loss_episodes import Open
 from stream_processors.live.loss_watch import LossWatch
+from stream_processors.live.matching import Matcher, rows_of
 from stream_processors.live.resume import Mark, Resume, Trail
 
 LOOK_BACK = 100_000  # records a partition read at the very first start
@@ -46,9 +51,12 @@ AGE_DELAYS = 4  # a prediction and its outcome lie at most this many label delay
 FIGURES_EVERY_S = 2.0
 RECORDS_EVERY_S = 5.0
 EMPTY_READS = 25  # 5 s: a transaction's marker can be the last offset, which no message has
+KEPT_WINDOWS = 4  # one that is open, twice the lateness before it closes, and once for what began it: `needed_ms`
 VERSIONS_KEPT = 4  # newest; their rows still get labels after a promotion
 CROWNS = ("promote", "rollback")  # ledger actions that name a champion
 Place = tuple[str, int]  # topic, partition
+Label = OutcomeLabel | MatchLabel
+MATURED: Place = ("labels that matured", 0)  # where outcomes made of blocks come from: one place, in event-time order
 
 
 class Evaluate:
@@ -68,8 +76,11 @@ class Evaluate:
         contract, meter = contract_file.load(settings.contract), PrometheusMeter()
         label = contract.label
         with Service("evaluate", settings, meter.exposition) as service:
-            if not isinstance(label, OutcomeLabel):
-                return _idle(service, contract)
+            if label is None:
+                raise UsageError(f"contract {contract.name}: expected a label to evaluate by, it states none")
+            if isinstance(label, MatchLabel):
+                needed = label.horizon + KEPT_WINDOWS * contract.drift.window
+                log("labels_from_blocks", label=label.name, known_after=label.horizon, blocks_to_keep=needed)
             reach(settings, deadline_s=None, stopped=service.stopped)
             evaluator = Evaluator(contract, label, meter, open_episode(settings, contract, service.stopped))
             crowned = Champion(evaluator.model)
@@ -107,10 +118,16 @@ class Champion:
 class Evaluator:
     """Messages in, figures, records and alerts out; knows no Kafka client."""
 
-    def __init__(self, contract: Contract, label: OutcomeLabel, meter: PrometheusMeter, open_: Open | None = None):
+    def __init__(self, contract: Contract, label: Label, meter: PrometheusMeter, open_: Open | None = None):
         self.contract, self.label, self.meter, self.open = contract, label, meter, open_
-        self.age_ms = AGE_DELAYS * ms(label.delay)
-        self.joiner = Joiner(self.age_ms)
+        self.matcher: Matcher | None = None
+        if isinstance(label, OutcomeLabel):
+            self.age_ms = AGE_DELAYS * ms(label.delay)
+            self.joiner = Joiner(self.age_ms)
+        else:  # a label is of its row's own event time
+            self.age_ms = ms(contract.drift.window)
+            self.joiner = Joiner(self.age_ms, places=[MATURED])
+            self.matcher = Matcher(ms(label.horizon), ms(contract.time.lateness))
         self.model = f"{contract.id}-{label.name}"
         self.windows = Windows(contract, self.model)
         self.watches: dict[str, LossWatch] = {}
@@ -119,8 +136,17 @@ class Evaluator:
 
     def begin(self, clocks: Mapping[Place, int], closed_ms: int) -> None:
         """At a start: the clock that each partition had where it is read from, and what needs not be told again."""
-        self.joiner.clocks |= clocks
+        blocks_ = topics.blocks(self.contract.id)
+        self.joiner.clocks |= {place: clock for place, clock in clocks.items() if place[0] != blocks_}
+        if self.matcher is not None:
+            self.matcher.clocks |= {place[1]: clock for place, clock in clocks.items() if place[0] == blocks_}
         self.windows.closed_ms = closed_ms
+
+    def clock(self, place: Place) -> int:
+        """The greatest event time read from a partition."""
+        if self.matcher is not None and place[0] == topics.blocks(self.contract.id):
+            return self.matcher.clocks.get(place[1], NEVER)
+        return self.joiner.clocks.get(place, NEVER)
 
     def prediction(self, body: Mapping[str, object], place: Place) -> None:
         found = prediction_of(body, self.contract, self.label, self._slices)
@@ -131,7 +157,16 @@ class Evaluator:
             self.windows.predicted(found)
         self._take(taken.pairs)
 
+    def block(self, block: Block) -> None:
+        """Rows of the stream, where the label is a match: those whose label matured with them become outcomes."""
+        assert self.matcher is not None and isinstance(self.label, MatchLabel)
+        self.matcher.take(rows_of(block, self.label, self.contract.time.field))
+        for told in self.matcher.matured():
+            identity = "/".join((block.header.topic, *map(str, told.place)))
+            self._take(self.joiner.happened(identity, told.label, told.event_ms, MATURED))
+
     def outcome(self, body: Mapping[str, object], place: Place) -> None:
+        assert isinstance(self.label, OutcomeLabel)
         try:
             key, value = str(body[self.label.key]), body[self.label.name]
             if isinstance(value, bool):
@@ -186,7 +221,11 @@ class Evaluator:
                                 "driftline_model_estimate", getattr(found, bound),
                                 model=model, version=version, figure=figure, bound=bound,
                             )  # fmt: skip
-        for result, count in self.joiner.counts.items():
+        counts: dict[str, int] = dict(self.joiner.counts)
+        if self.matcher is not None:
+            counts["late"] += self.matcher.late
+            counts["overflow"] += self.matcher.overflow
+        for result, count in counts.items():
             self.meter.inc(
                 "driftline_labels_total", count - self._counted.get(result, 0), dataset=dataset, result=result
             )
@@ -211,9 +250,12 @@ class Evaluator:
 
 
 def prediction_of(
-    body: Mapping[str, object], contract: Contract, label: OutcomeLabel, known: frozenset[str] = frozenset()
+    body: Mapping[str, object], contract: Contract, label: Label, known: frozenset[str] = frozenset()
 ) -> Prediction | None:
-    """A message of the predictions topic, with those of its slices that the contract knows; None for what is none."""
+    """A message of the predictions topic, with those of its slices that the contract knows; None for what is none.
+
+    What joins it with its label: the key of its outcome; of a label that is a match its raw coordinate.
+    """
     try:
         told = body.get("slices")
         named = (f"{name}={value}" for name, value in told.items()) if isinstance(told, dict) else ()
@@ -223,7 +265,8 @@ def prediction_of(
             return None
         when = to_ms(str(body[contract.time.field]))
         slices = tuple(sys.intern(name) for name in named if name in known)
-        return Prediction(str(body[label.key]), str(body["version"]), float(score), when, identity, slices)
+        key = str(body[label.key]) if isinstance(label, OutcomeLabel) else identity
+        return Prediction(key, str(body["version"]), float(score), when, identity, slices)
     except (KeyError, ValueError):
         return None
 
@@ -251,7 +294,7 @@ def open_episode(settings: Settings, contract: Contract, stopped: threading.Even
 def _loop(
     settings: Settings, service: Service, contract: Contract, evaluator: Evaluator, crowned: Champion, look_back: int
 ) -> None:
-    sources = {topics.predictions(contract.id): evaluator.prediction, topics.outcomes(contract.id): evaluator.outcome}
+    sources = _sources(contract, evaluator)
     reader = consumer(settings, topics.group(contract.id, "evaluate"))
     writer = producer(settings, "evaluate")
     positions: dict[Place, int] = {}
@@ -269,7 +312,7 @@ def _loop(
         ends = {place: start.end for place, start in starts.items() if start.mark.offset < start.end}
         trails = {place: Trail(start.mark.offset, start.mark.clock_ms) for place, start in starts.items()}
         evaluator.begin(
-            {place: starts[place].mark.clock_ms for place in ends},
+            {p: s.mark.clock_ms for p, s in starts.items() if p in ends or p[0] == topics.blocks(contract.id)},
             max((start.closed_ms for start in starts.values()), default=NEVER),
         )
         measured, recorded, empty = 0.0, 0.0, 0
@@ -282,8 +325,8 @@ def _loop(
                         raise Fatal(f"evaluate: {message.error().str()}")
                     continue
                 place, offset = (str(message.topic()), int(message.partition() or 0)), int(message.offset() or 0)
-                trails[place].passed(offset, evaluator.joiner.clocks.get(place, NEVER))
-                sources[place[0]](json_of(message), place)
+                trails[place].passed(offset, evaluator.clock(place))
+                sources[place[0]](message, place)
                 positions[place] = offset + 1
             service.beat()
             ends = (
@@ -315,6 +358,26 @@ def _loop(
     finally:
         reader.close()
         writer.flush(5)
+
+
+def _sources(contract: Contract, evaluator: Evaluator) -> dict[str, Callable[[Message, Place], None]]:
+    """By topic, what takes its messages."""
+
+    def prediction(message: Message, place: Place) -> None:
+        evaluator.prediction(json_of(message), place)
+
+    def outcome(message: Message, place: Place) -> None:
+        evaluator.outcome(json_of(message), place)
+
+    def block(message: Message, place: Place) -> None:
+        try:
+            evaluator.block(Block(blocks.from_headers(headers_of(message)), blocks.decode(message.value())))
+        except BadBlock as error:
+            raise Fatal(f"{place[0]}[{place[1]}]@{message.offset()}: {error}") from error
+
+    if isinstance(evaluator.label, OutcomeLabel):
+        return {topics.predictions(contract.id): prediction, topics.outcomes(contract.id): outcome}
+    return {topics.predictions(contract.id): prediction, topics.blocks(contract.id): block}
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,16 +426,3 @@ def _commit(
     ]
     if reached:
         reader.commit(offsets=reached, asynchronous=True)
-
-
-def _idle(service: Service, contract: Contract) -> int:
-    """A label made from the events themselves arrives with them: there is nothing to join here."""
-    log(
-        "no_outcomes",
-        contract=contract.name,
-        reason="the contract's label is matched in the lake, not read from a topic",
-    )
-    service.ready()
-    while not service.stopped.wait(5):
-        service.beat()
-    return 0

@@ -126,14 +126,19 @@ class Worker:
         return self._process.wait(25)
 
     def close(self) -> None:
+        """In order: the group's next member would wait for the end of a killed one's session."""
         if self.code is None:
-            self.kill()
+            self._process.terminate()
+            try:
+                self._process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.kill()
         self._out.close()
 
 
 @contextlib.contextmanager
 def drift(environment: Mapping[str, str], contract: Path, log: Path) -> Iterator[Worker]:
-    """A drift process that owns its partitions; killed at the end."""
+    """A drift process that owns its partitions; ended at the end."""
     worker = Worker({**os.environ, **environment}, contract, log)
     try:
         wait_until(lambda: worker.said(" assigned "), 120, "the drift process to get its partitions")

@@ -11,7 +11,7 @@ from tests.lake import power_loss
 from tests.lake.power_loss import COMMITS, Disk, Step, build, check, record, survey
 from tests.lake.system_calls import refused
 
-EVERY = 7  # of the directories that a disk may hold; `driftline bench compactor` opens them all
+EVERY = 11  # of the directories that a disk may hold; `driftline bench compactor` opens them all
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,22 @@ def _answers(url: str) -> bool:
     return True
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _mlflow_early(request: pytest.FixtureRequest) -> None:
+    """Where a test to come asks for it, it starts while those before it run."""
+    if any("mlflow_url" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("mlflow_server")
+
+
 @pytest.fixture(scope="session")
-def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def mlflow_url(mlflow_server: str) -> str:
+    wait_until(lambda: _answers(mlflow_server), 120, "the MLflow server", every_s=0.3)
+    return mlflow_server
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Its address, from before it answers."""
     home = tmp_path_factory.mktemp("mlflow")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -43,7 +57,6 @@ def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with (home / "log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=env, cwd=home, start_new_session=True)
         try:
-            wait_until(lambda: _answers(url), 120, "the MLflow server", every_s=0.3)
             yield url
         finally:
             os.killpg(server.pid, signal.SIGKILL)  # its own session: the server and its one worker

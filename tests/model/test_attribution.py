@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +22,12 @@ from sklearn.frozen import FrozenEstimator
 from batch import attribution, fitting, ledger, model
 from batch.attributed import look
 from batch.attribution import Attributed, Look, Sample, compared, lot
+from batch.attribution_live import AttributionWatch, sentence
 from batch.ledger import Draft, Ledger
 from batch.models import Models
 from batch.plan import compile_plan
 from batch.tree_shap import Explainer, explainer_of
+from monitoring.metrics import PrometheusMeter
 from pipeline import contract_file
 from pipeline.errors import CheckFailed, UsageError
 from pipeline.settings import Settings, from_environment
@@ -155,6 +158,59 @@ def test_the_verb_tells_people_and_programs_and_draws(world: World, tmp_path: Pa
     for wrong in (("--window", "soon"), ("--rows", "0"), ("--plot", "parts.txt")):
         with pytest.raises(UsageError, match=" ".join(wrong)):
             run(world, *wrong)
+
+
+def test_the_newest_whole_window_is_looked_at_once_and_told_to_decisions_about_what_began_before_its_end(
+    world: World, capfd: pytest.CaptureFixture[str]
+) -> None:
+    meter, go_on = PrometheusMeter(), threading.Event()
+    watch = AttributionWatch(world.settings, CONTRACT, meter)
+    watch.turn(go_on)  # a look in a process of its own
+    start = START_MS + (24 + 2 * HOURS - 2) * HOUR_MS  # the newest order lies in the last hour
+    (window,) = look(world.settings, CONTRACT, MODEL, since=start, until=start + HOUR_MS).windows
+    price, gauge = by_name(window)["price"], meter.registry.get_sample_value
+    labels = {"model": MODEL, "feature": "price"}
+    assert price.changed and price.score > 0.01
+    assert gauge("driftline_attribution_answer_change", labels) == price.score
+    assert gauge("driftline_attribution_input_distance", labels) == price.input
+    size = {**labels, "figure": "size", "bound": "low"}
+    assert gauge("driftline_attribution_log_odds_change", size) == price.size_difference.low
+    assert gauge("driftline_attribution_window_end_seconds", {"model": MODEL}) == (start + HOUR_MS) / 1000
+
+    told = watch.since("3", start)["attribution"]
+    assert (told["from"], told["to"]) == (to_text(start), to_text(start + HOUR_MS))
+    assert f"price moved by {price.input:.3f} and changed the mean answer by {price.score:+.4f}" in told["said"]
+    assert watch.since("3", start + HOUR_MS) == watch.since("4", start) == {}  # before it began, or another model
+
+    assert capfd.readouterr().err.count(" attribution model=") == 1
+    watch.turn(go_on)  # before its time
+    watch._next = 0.0
+    watch.turn(go_on)  # no new window
+    assert capfd.readouterr().err == ""
+
+
+def test_nothing_is_looked_at_without_a_champion_nor_while_stopping(world: World, tmp_path: Path) -> None:
+    stopped = threading.Event()
+    stopped.set()
+    empty = from_environment({**os.environ, "DRIFTLINE_HOME": str(tmp_path)})
+    for settings in (empty, world.settings):
+        watch = AttributionWatch(settings, CONTRACT, PrometheusMeter())
+        watch.turn(stopped)
+        assert watch.seen is None and watch.since("3", 0) == {}
+
+
+def test_the_sentence_names_what_changed_answers_most_and_whether_its_input_moved() -> None:
+    row = {"input": 0.4, "moved": True, "changed": True}
+    rows = [
+        {**row, "feature": "region", "score": 0.0001, "changed": False},
+        {**row, "feature": "price", "score": 0.01},
+        {**row, "feature": "channel", "score": -0.02, "moved": False},
+    ]
+    assert sentence(rows) == (
+        "channel did not move, yet changed the mean answer by -0.0200; "
+        "price moved by 0.400 and changed the mean answer by +0.0100"
+    )
+    assert sentence(rows[:1]) == "no feature is shown to have changed the answers"
 
 
 # -- the comparison itself, on a model of two features that matter together only

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from batch import ledger
+from batch.attribution_live import AttributionWatch, Looked
 from batch.case import Case, Seen, case_of, seen
 from batch.controller import Controller
 from batch.decisions import Episode, Policy
@@ -19,7 +20,10 @@ from pipeline import contract_file, topics
 from pipeline.cli import main
 from pipeline.kafka import producer
 from pipeline.settings import Settings
+from pipeline.times import to_ms, to_text
 from stream_processors.drift.read_verbs import named
+from tests.model import lake, sales_rows
+from tests.model.sales_rows import HOUR_MS
 from tests.waiting import wait_until
 
 TABLE: list[tuple[Case, Seen]] = [
@@ -34,6 +38,7 @@ TABLE: list[tuple[Case, Seen]] = [
     ("data fault", Seen(frozenset({"price", "reject"}), frozenset({"level_move"}), "beyond")),
     ("data fault", Seen(frozenset({"price"}), frozenset({"unit_change"}), "beyond")),
     ("data fault", Seen(frozenset({"region"}), frozenset({"dropped_segment"}), "within")),
+    ("data fault", Seen(frozenset({"price"}), loss="beyond", rules=frozenset({"mean_price"}))),
     ("undecided", Seen(frozenset({"price"}))),
     ("undecided", Seen(frozenset({"price"}), loss="unclear", estimate=0.02)),
     ("undecided", Seen(frozenset({"score"}), loss="within")),
@@ -81,6 +86,31 @@ def test_what_moved_is_kept_from_all_alerts_of_the_episode_and_a_warning_moved_n
     assert found.moved == {"price", "region"} and found.causes == {"level_move"}
 
 
+def failed(rule: str, hour: int, severity: str = "degraded") -> dict[str, str]:
+    start, end = (to_text(h * HOUR_MS) for h in (hour, hour + 1))
+    return {"rule": rule, "severity": severity, "window_start": start, "window_end": end}
+
+
+@pytest.mark.parametrize(
+    ("violations", "expected"),
+    [
+        ([failed("mean_price", 10)], {"mean_price"}),  # in the window of the onset
+        ([failed("mean_price", 9), failed("mean_price", 12)], {"mean_price"}),  # the onset is an estimate
+        ([failed("mean_price", 3)], set()),  # long before, and over
+        ([failed("unique_order_id", 3), failed("unique_order_id", 12)], set()),  # fails in windows of every kind
+        ([failed("row_count", 3, "critical"), failed("row_count", 12, "critical")], {"row_count"}),
+        ([{**failed("freshness", 12), "window_start": "run", "window_end": "run"}], set()),  # of no window
+    ],
+)
+def test_a_dataset_rule_that_the_episodes_windows_broke_makes_it_a_data_fault(
+    violations: list[dict[str, str]], expected: set[str]
+) -> None:
+    moved = Episode("e", "data", "firing", 10 * HOUR_MS + 1, 0, moved=frozenset({"price"}))
+    found = seen([moved], violations=violations)
+    assert found.rules == expected
+    assert (case_of(found) == "data fault") == bool(expected)
+
+
 def test_an_episode_has_the_case_of_its_newest_decision() -> None:
     ledger = [
         {"episode": "e", "also": [], "metrics": {"case": "undecided"}},
@@ -99,19 +129,33 @@ def test_a_hold_names_the_case_and_the_alert_of_the_episode_shows_it(
     book.append(Draft(now(), "sales-returned", "train", "1", metrics={"log_loss": 0.38}))
     book.crown(Draft(now(), "sales-returned", "promote", "1"), None)
     heard, client = Heard(contract), producer(settings, "test")
-    said = alert("firing", [{"feature": "reject", "e_value": 14.0, "threshold": 12.0}], ["null_burst"])
+    said = alert("firing", [{"feature": "price", "e_value": 14.0, "threshold": 12.0}], ["level_move"])
+    onset = to_ms("2026-01-01T00:00:00Z")
+    rows, broken = sales_rows.events(sales_rows.draw(100)), failed("mean_price", onset // HOUR_MS)
+    lake.write_events(settings, contract, rows, worst="degraded", violations=json.dumps([broken]))
     heard.alert(said)  # type: ignore[arg-type]
     body = {**json.loads(said.value()), "event_time": "2026-01-01T00:00:00.000Z", "reference_version": 1}  # type: ignore[attr-defined]
     client.produce(topics.ALERTS, key=b"e", value=json.dumps(body).encode())
     assert client.flush(10) == 0
 
-    Controller(settings, contract, Policy(), PrometheusMeter()).turn(heard.episodes(), [])
+    meter = PrometheusMeter()
+    attribution = AttributionWatch(settings, contract, meter, Looked("1", onset, onset + 1, "price moved by 0.400"))
+    Controller(settings, contract, Policy(), meter, attribution=attribution).turn(heard.episodes(), [])
     newest = book.entries("sales-returned")[-1].draft
-    assert (newest.action, newest.episode, newest.metrics) == ("hold", "e", {"case": "data fault"})
+    told = {"from": to_text(onset), "to": to_text(onset + 1), "said": "price moved by 0.400"}
+    assert (newest.action, newest.episode) == ("hold", "e")
+    assert newest.metrics == {"case": "data fault", "rules": ["mean_price"], "attribution": told}
 
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     capsys.readouterr()
-    wait_until(lambda: main(["alerts"]) == 0 and "data fault" in capsys.readouterr().out, 20, "the case in the alert")
+
+    def told_of_alerts() -> str | None:
+        said = capsys.readouterr().out if main(["alerts"]) == 0 else ""
+        return said if "data fault" in said else None
+
+    said = wait_until(told_of_alerts, 20, "the case in the alert")
+    assert "case      data fault: mean_price broken" in said
+    assert "answers   price moved by 0.400 (" in said
     assert main(["models", "history"]) == 0
     assert "data" in capsys.readouterr().out

@@ -85,11 +85,12 @@ def await_references(settings: Settings, *versions: int) -> dict[int, str]:
 
 
 @pytest.fixture
-def ready(fresh_topics: Callable[..., Settings], mlflow_url: str) -> Settings:
+def ready(fresh_topics: Callable[..., Settings], mlflow_url: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setattr(training_child, "CANDIDATES", 2)  # `test_search` is about the search
     return replace(fresh_topics("sales", 2), mlflow=mlflow_url)
 
 
-def test_first_model_then_promoted_then_accepted_and_a_restart_repeats_nothing(
+def test_first_model_then_accepted_then_promoted_and_a_restart_repeats_nothing(
     ready: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     heard, stopped = Heard(CONTRACT), threading.Event()
@@ -102,33 +103,30 @@ def test_first_model_then_promoted_then_accepted_and_a_restart_repeats_nothing(
         assert await_references(ready, 1) == {1: to_text(START_MS + DAY_MS)}
         assert registry.pointed(ready, MODEL) == "1"
 
-        # day 1: harmful; the controller dies after the ledger entry, before the reference
-        day(ready, 1, "price-shift")
+        # day 1: inputs move, the relation does not
+        day(ready, 1, "harmless-shift")
         fire(ready, "e1", START_MS + DAY_MS)
         wait_until(lambda: heard.caught_up and heard.episodes(), 20, "the alert")
-        with monkeypatch.context() as patch:
-            patch.setattr(promotion, "publish_reference", _away)
-            controller(ready).turn(heard.episodes(), [])
-        assert decisions_of(ready)[2:] == [("train", "2", "e1"), ("promote", "2", "e1")]
-        assert set(await_references(ready, 1)) == {1}
-        step = controller(ready).turn(heard.episodes(), [])
-        assert isinstance(step, Wait) and await_references(ready, 1, 2)[2] == to_text(START_MS + 2 * DAY_MS)
+        controller(ready).turn(heard.episodes(), [])
+        accepted = Ledger(ledger.path_of(ready)).entries(MODEL)[-1]
+        assert (accepted.draft.action, accepted.draft.version, accepted.draft.episode) == ("accept", "1", "e1"), (
+            accepted.draft.reason
+        )
+        await_references(ready, 1, 2)
 
-        # day 2: inputs move again, the relation does not
+        # day 2: harmful; the controller dies after the ledger entry, before the reference
         day(ready, 2, "price-shift,harmless-shift")
         fire(ready, "e2", START_MS + 2 * DAY_MS)
         wait_until(lambda: len(heard.episodes()) == 2, 20, "the second alert")
-        controller(ready).turn(heard.episodes(), [])
-        accepted = Ledger(ledger.path_of(ready)).entries(MODEL)[-1]
-        assert (accepted.draft.action, accepted.draft.version, accepted.draft.episode) == ("accept", "2", "e2"), (
-            accepted.draft.reason
-        )
-        await_references(ready, 1, 2, 3)
-        assert score_models(ready) == {
-            1: "1",
-            2: "2",
-            3: "2",
-        }  # each with the answers of the model that serves from then on
+        with monkeypatch.context() as patch:
+            patch.setattr(promotion, "publish_reference", _away)
+            controller(ready).turn(heard.episodes(), [])
+        assert decisions_of(ready)[4:] == [("train", "3", "e2"), ("promote", "3", "e2")]
+        assert set(await_references(ready, 1, 2)) == {1, 2}
+        step = controller(ready).turn(heard.episodes(), [])
+        assert isinstance(step, Wait) and await_references(ready, 1, 2, 3)[3] == to_text(START_MS + 3 * DAY_MS)
+        # each with the answers of the model that serves from then on
+        assert score_models(ready) == {1: "1", 2: "1", 3: "3"}
 
         # restarts: nothing is decided, trained or published twice
         before = (decisions_of(ready), ledger_topic.read(ready))
@@ -152,7 +150,7 @@ def _check_ledger(settings: Settings) -> None:
     lines = ledger_topic.read(settings)
     assert lines == [e.json() for e in book.entries()]
     champion: dict[str, object] = dict(ledger.champion_of(lines, MODEL) or {})
-    assert champion["version"] == "2"
+    assert champion["version"] == "3"
     artifact = champion["artifact"]
     assert isinstance(artifact, dict)
     scorer = model.load(settings.home / artifact["uri"], artifact["sha256"])
@@ -161,15 +159,16 @@ def _check_ledger(settings: Settings) -> None:
 
 def _check_rollback(settings: Settings) -> None:
     with pytest.raises(CheckFailed, match="expected a former champion"):
-        promotion.rollback(settings, CONTRACT, MODEL, "3", actor="test", reason="no", at=now())
-    with pytest.raises(ChampionMoved, match="expected champion 1 to roll back from, it is 2"):
+        promotion.rollback(settings, CONTRACT, MODEL, "2", actor="test", reason="no", at=now())
+    with pytest.raises(ChampionMoved, match="expected champion 1 to roll back from, it is 3"):
         promotion.rollback(settings, CONTRACT, MODEL, None, actor="test", reason="no", at=now(), of="1")
     back: Entry = promotion.rollback(settings, CONTRACT, MODEL, None, actor="test", reason="worse", at=now())
-    assert (back.draft.version, back.draft.former) == ("1", "2") and back.draft.artifact
+    assert (back.draft.version, back.draft.former) == ("1", "3") and back.draft.artifact
     promotion.settle(settings, CONTRACT, MODEL)
     assert registry.pointed(settings, MODEL) == "1"
     spec = {e.seq: e.draft.reference for e in Ledger(ledger.path_of(settings)).entries(MODEL) if e.draft.reference}
-    assert [r and r["from"] for r in (spec[2], spec[back.seq])] == [to_text(START_MS)] * 2  # its own reference again
+    # the reference again under which it was accepted
+    assert [r and r["from"] for r in (spec[4], spec[back.seq])] == [to_text(START_MS + DAY_MS)] * 2
     assert (
         wait_until(lambda: score_models(settings).get(int(back.draft.reference_version or 0)), 20, "its scores") == "1"
     )

@@ -6,7 +6,7 @@ import json
 import os
 import zipfile
 from copy import deepcopy
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import config_context
 
-from batch import fitting, model
+from batch import fitting, labels, model
 from batch.model import BadBundle, Scorer
 from batch.plan import compile_plan
 from pipeline import contract_file
@@ -95,6 +95,21 @@ def test_what_is_measured_lies_after_what_was_learned_and_after_the_onset() -> N
     assert plenty.train.min() == 50_000
     with pytest.raises(CheckFailed, match="too few labelled rows"):
         fitting.split(np.arange(1_000))
+
+
+def test_outcomes_heard_after_the_test_rows_begin_change_nothing_that_was_taught() -> None:
+    """Labels that are records of their own need no gap before the test rows: see `fitting.split`."""
+    assert labels.overlap(CONTRACT) == timedelta(0) < labels.delay(CONTRACT)
+    block = sales_rows.draw(6_000, seed=5, hours=48)
+    rows, heard = sales_rows.events(block), sales_rows.outcomes(block).sort("append_time")
+    parts = fitting.split(rows["event_time"].dt.epoch("ms").to_numpy())
+    border = rows["append_time"][int(parts.test[0])]
+    told_later = heard.with_columns(pl.col("returned") ^ (pl.col("append_time") >= border))
+    assert 0 < (told_later["returned"] != heard["returned"]).sum() < heard.height
+    known, other = (sales_rows.with_history(rows, rows, h) for h in (heard, told_later))
+    taught = np.concatenate([parts.train, parts.calibrate])
+    assert known[taught].equals(other[taught])
+    assert not known[parts.test].equals(other[parts.test])  # what came with them they do know
 
 
 def test_the_model_beats_its_base_rate_and_the_same_seed_gives_the_same_model(

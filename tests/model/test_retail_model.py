@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from batch import fitting, labels
+from batch import fitting, labels, train
 from batch.labels import LABEL
 from pipeline import contract_file, decode
 from pipeline.contract import APPEND_TIME, MatchLabel, Reject
@@ -76,6 +77,18 @@ def test_a_model_is_fitted_by_the_contract_alone(lines: pl.DataFrame) -> None:
     fitted = fitting.fit(features.matrix(rows), rows[LABEL].to_numpy(), fitting.split(times), seed=1)
     assert 0 < fitted.base_rate < 0.1
     assert np.isfinite(fitted.scores).all() and set(features.history) <= set(features.names)
+
+
+def test_no_label_that_was_taught_was_made_in_the_time_of_the_test_rows(lines: pl.DataFrame) -> None:
+    assert isinstance(RETAIL.label, MatchLabel)
+    horizon = timedelta(days=3)  # the slice has 23 days, the contract's horizon 30
+    short = replace(RETAIL, label=replace(RETAIL.label, horizon=horizon))
+    rows = with_past(labelled(lines), lines).sort(CLOCK)
+    parts = train.build(short, rows, since=None, seed=1).parts
+    times = rows[CLOCK]
+    assert times[int(parts.calibrate[-1])] + horizon < times[int(parts.test[0])]
+    assert times[int(parts.calibrate[-1]) + 1] + horizon >= times[int(parts.test[0])]  # and no row more is left out
+    assert len(parts.test) == int(rows.height * fitting.TEST_SHARE) and parts.train[-1] + 1 == parts.calibrate[0]
 
 
 def test_training_ends_one_horizon_before_the_month_that_is_asked_about() -> None:

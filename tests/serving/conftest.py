@@ -130,9 +130,31 @@ class Served:
         return [float(x.split()[-1]) for x in lines if x.startswith(name + "{") and all(w in x for w in wanted)]
 
 
-@pytest.fixture(scope="module")
-def served(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """One service a module; its tests run in order, from before the first champion on."""
+@pytest.fixture(scope="session", autouse=True)
+def _service_early(request: pytest.FixtureRequest) -> None:
+    """Where a test to come asks for it, it starts while those before it run."""
+    if any("served" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("service")
+
+
+@pytest.fixture(scope="session")
+def served(service: Served) -> Served:
+    """One service for all that ask it. `test_service` comes first, and meets it before its first champion."""
+
+    def ready() -> bool:
+        assert service.child.poll() is None, service.log()[-3000:]
+        try:
+            return httpx.get(f"{service.base}/readyz").status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    wait_until(ready, 240, "the service to be ready", 0.2)
+    return service
+
+
+@pytest.fixture(scope="session")
+def service(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """From before it answers."""
     folder = tmp_path_factory.mktemp("served")
     file = contract_file_named(folder, id="served")
     port = free_port()
@@ -150,18 +172,8 @@ def served(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         child = subprocess.Popen(
             [sys.executable, "-m", "pipeline.cli", "serve"], env=environment, stdout=log, stderr=log
         )
-    made = Served(settings, contract, artifacts, base, child)
-
-    def ready() -> bool:
-        assert child.poll() is None, made.log()[-3000:]
-        try:
-            return httpx.get(f"{base}/readyz").status_code == 200
-        except httpx.HTTPError:
-            return False
-
     try:
-        wait_until(ready, 240, "the service to be ready", 0.2)
-        yield made
+        yield Served(settings, contract, artifacts, base, child)
     finally:
         child.terminate()
         child.wait(90)

@@ -128,7 +128,7 @@ def test_drift_may_ask_how_far_the_scorer_is_and_neither_move_it_nor_anybody_els
     stranger = consumer(secured.settings("compactor"), "driftline.sales.score")
     try:
         with pytest.raises(KafkaException):  # refused, or looking for a coordinator until its time is up
-            stranger.committed([place], 10)
+            stranger.committed([place], 4)
     finally:
         stranger.close()
 

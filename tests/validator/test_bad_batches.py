@@ -12,7 +12,7 @@ from pipeline.bad_batches import BadBatch
 from pipeline.broker import Broker
 from stream_processors.validator.validation import UNREAD
 from tests.validator import corpus, segments
-from tests.validator.conftest import Dataset, MakeDataset
+from tests.validator.conftest import Dataset, MakeDataset, of_the_validator
 from tests.waiting import wait_until
 
 BATCH = 100
@@ -21,7 +21,7 @@ BATCH = 100
 def made(own_broker: Broker, make_dataset: MakeDataset, batches: int) -> Dataset:
     """Two partitions of `batches` batches of a hundred valid records each."""
     dataset = make_dataset(own_broker.bootstrap)
-    kafka.create_topics(dataset.settings, topics.all_topics(dataset.id, 2))
+    kafka.create_topics(dataset.settings, of_the_validator(dataset))
     append(dataset, batches)
     return dataset
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import random
 import threading
 import time
+from contextlib import ExitStack
 
-from pipeline import kafka, topics
+import pytest
+
+from pipeline import kafka
 from pipeline.broker import Broker
 from tests.validator import corpus
-from tests.validator.conftest import Dataset
+from tests.validator.conftest import Dataset, of_the_validator
 from tests.validator.history import check
 from tests.waiting import wait_until
 
@@ -72,21 +75,23 @@ def test_a_paused_validator_that_was_replaced_ends_itself_and_writes_nothing(dat
     assert consumed(dataset) == 6_000
 
 
-def test_it_waits_for_a_broker_and_survives_its_death(own_broker: Broker, make_dataset):
-    dataset = make_dataset(own_broker.bootstrap)
-    own_broker.stop()
+@pytest.mark.broker
+def test_it_waits_for_a_broker_and_survives_its_death(tmp_path, make_dataset):
+    broker = Broker(tmp_path / "broker")  # not started yet
+    dataset = make_dataset(broker.bootstrap)
     records = corpus.sales(30_000)
-    with dataset.validate() as child:
-        wait_until(lambda: "topics_not_ready" in child.text(), 30, "the validator to say that it waits")
-        own_broker.start()
-        kafka.create_topics(dataset.settings, topics.all_topics(dataset.id, dataset.partitions))
-        dataset.fill(records[:10_000])
-        wait_until(lambda: dataset.committed() == 10_000, 60, "the first records")
-        dataset.fill(records[10_000:20_000])
-        own_broker.kill()
-        own_broker.start()
-        dataset.fill(records[20_000:])
-        wait_until(lambda: dataset.committed() == 30_000, 90, "the rest after the broker's death")
-        assert child.running, child.text()
-        assert child.stop() == 0
-    assert consumed(dataset) == 30_000
+    with ExitStack() as brokers:
+        with dataset.validate() as child:
+            wait_until(lambda: "topics_not_ready" in child.text(), 30, "the validator to say that it waits")
+            brokers.enter_context(broker)
+            kafka.create_topics(dataset.settings, of_the_validator(dataset))
+            dataset.fill(records[:10_000])
+            wait_until(lambda: dataset.committed() == 10_000, 60, "the first records")
+            dataset.fill(records[10_000:20_000])
+            broker.kill()
+            broker.start()
+            dataset.fill(records[20_000:])
+            wait_until(lambda: dataset.committed() == 30_000, 90, "the rest after the broker's death")
+            assert child.running, child.text()
+            assert child.stop() == 0
+        assert consumed(dataset) == 30_000

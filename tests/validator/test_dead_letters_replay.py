@@ -217,6 +217,7 @@ def test_a_late_replay_revises_its_window(dataset, driftline):
     #  event hours   0 . x . 1 . . . 2 . . .    x is replayed when hours 0 and 1 are closed
     """
     contract = contract_file.load(str(dataset.contract))
+    kafka.create_topics(dataset.settings, topics.all_topics(dataset.id, 2))  # drift's, too
     writer = LogWriter(dataset.settings, contract)
     for p in (0, 1):
         writer.write(p, [order(t, quantity=-1 if t == 1200 and not p else 1) for t in range(p, 10_000, 40)])

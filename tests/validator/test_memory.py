@@ -7,10 +7,10 @@ import resource
 import subprocess
 import sys
 
-from pipeline import kafka, topics
+from pipeline import kafka
 from pipeline.broker import Broker
 from tests.validator import corpus
-from tests.validator.conftest import Dataset, MakeDataset
+from tests.validator.conftest import Dataset, MakeDataset, of_the_validator
 from tests.validator.history import ROOT
 
 CAP_MB = 512  # resident; docs/operations.md, "Memory": its container has this much
@@ -21,7 +21,7 @@ BACKLOG = 400_000  # some 100 MB of records, ten times what is in flight
 
 def test_a_backlog_is_read_within_the_memory_cap(broker: Broker, make_dataset: MakeDataset):
     dataset = make_dataset(broker.bootstrap, PARTITIONS)
-    kafka.create_topics(dataset.settings, topics.all_topics(dataset.id, PARTITIONS))
+    kafka.create_topics(dataset.settings, of_the_validator(dataset))
     records = corpus.sales(20_000, bad=0.01)
     dataset.fill(corpus.cycle(records, BACKLOG))
     assert measured(dataset) < CAP_MB

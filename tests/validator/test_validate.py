@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import urllib.request
 import zlib
 
 import pytest
 
 from pipeline import kafka, topics
+from pipeline.cli import main
 from pipeline.times import to_text
 from tests.validator import corpus, history
-from tests.validator.history import ROOT, check
+from tests.validator.history import check
 from tests.waiting import wait_until
 
 
@@ -131,7 +130,23 @@ def test_a_restart_goes_on_behind_the_last_block_with_its_watermark(dataset):
     assert all(found.blocks[p][-1][0].watermark is not None for p in found.raw)
 
 
-def test_a_wrong_feed_stops_its_partition_until_somebody_says_go_on(dataset):
+@pytest.fixture
+def driftline(dataset, monkeypatch, capsys):
+    """`driftline(...)` in this process: what it said on stdout, or on stderr where another code is expected."""
+    for name, value in dataset.environment.items():
+        monkeypatch.setenv(name, value)
+
+    def run(*args: str, code: int = 0) -> str:
+        capsys.readouterr()
+        ended = main(["--contract", str(dataset.contract), *args])
+        out, err = capsys.readouterr()
+        assert ended == code, out + err
+        return out if code == 0 else err
+
+    return run
+
+
+def test_a_wrong_feed_stops_its_partition_until_somebody_says_go_on(dataset, driftline):
     keys = [next(k for k in (b"%d" % i for i in range(99)) if zlib.crc32(k) % 2 == p) for p in (0, 1)]
     dataset.fill([(keys[0], b"{")] * 2_500 + [(keys[1], record())] * 500)
     child = dataset.validate("--exit-at-end")
@@ -142,43 +157,34 @@ def test_a_wrong_feed_stops_its_partition_until_somebody_says_go_on(dataset):
 
     assert dataset.validate("--exit-at-end").wait() == 1  # a restart keeps it stopped
     assert found.committed[0].offset == 1_000
-    (stop,) = [json.loads(line) for line in _driftline(dataset, "breaker", "list", "--json").splitlines()]
+    (stop,) = [json.loads(line) for line in driftline("breaker", "list", "--json").splitlines()]
     assert (stop["partition"], stop["offset"], stop["cause"]) == (0, 1_000, "run")
 
     with dataset.validate(name="running") as running:
         wait_until(lambda: "placed" in running.text(), 30, "the validator to start")
-        _driftline(dataset, "breaker", "resume", "--partition", "0")
+        driftline("breaker", "resume", "--partition", "0")
         wait_until(lambda: dataset.committed() == 2_500, 30, "the next thousand and the next stop")
         assert running.stop() == 0
     check(dataset.history())
-    assert "partition 1 of" in _driftline(dataset, "breaker", "resume", "--partition", "1", code=1)
+    assert "partition 1 of" in driftline("breaker", "resume", "--partition", "1", code=1)
 
 
-def test_dead_letters_are_listed_counted_and_shown(dataset):
+def test_dead_letters_are_listed_counted_and_shown(dataset, driftline):
     dataset.fill([(b"a", b"{"), (b"a", record(quantity=-3)), (b"a", record(quantity=-4)), (b"a", record())])
     dataset.to_end()
-    listed = [json.loads(line) for line in _driftline(dataset, "dead-letters", "list", "--json").splitlines()]
+    listed = [json.loads(line) for line in driftline("dead-letters", "list", "--json").splitlines()]
     assert [(row["rule"], row["field"]) for row in listed] == [
         ("syntax", ""),
         ("range", "quantity"),
         ("range", "quantity"),
     ]
-    counts = [
-        json.loads(line) for line in _driftline(dataset, "dead-letters", "list", "--counts", "--json").splitlines()
-    ]
+    counts = [json.loads(line) for line in driftline("dead-letters", "list", "--counts", "--json").splitlines()]
     assert counts[0] == {"rule": "range", "field": "quantity", "count": 2, "open": 2}
-    assert len(_driftline(dataset, "dead-letters", "list", "--rule", "range", "--limit", "1").splitlines()) == 1
-    assert _driftline(dataset, "dead-letters", "show", listed[0]["coordinate"], "--raw") == "{"
-    assert "expected" in _driftline(dataset, "dead-letters", "show", listed[1]["coordinate"].split("/", 1)[1])
-    _driftline(dataset, "dead-letters", "show", "0/99999", code=1)
-    _driftline(dataset, "dead-letters", "show", "nonsense", code=2)
-
-
-def _driftline(dataset, *args: str, code: int = 0) -> str:
-    command = [sys.executable, "-m", "pipeline.cli", "--contract", str(dataset.contract), *args]
-    done = subprocess.run(command, cwd=ROOT, env=dataset.environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout if code == 0 else done.stderr
+    assert len(driftline("dead-letters", "list", "--rule", "range", "--limit", "1").splitlines()) == 1
+    assert driftline("dead-letters", "show", listed[0]["coordinate"], "--raw") == "{"
+    assert "expected" in driftline("dead-letters", "show", listed[1]["coordinate"].split("/", 1)[1])
+    driftline("dead-letters", "show", "0/99999", code=1)
+    driftline("dead-letters", "show", "nonsense", code=2)
 
 
 def test_it_tells_its_numbers_and_is_ready_once_it_has_its_partitions(dataset, unused_port):
