@@ -127,7 +127,7 @@ def test_a_panel_shows_data_of_the_live_stack(flowing, panel):
         if panel.title in MAY_BE_EMPTY:
             flowing.query(promql)
         else:
-            wait_until(lambda promql=promql: flowing.query(promql), 40, f"data for {promql}", 0.5)
+            wait_until(lambda promql=promql: flowing.query(promql), 120, f"data for {promql}", 0.5)
 
 
 def test_every_rule_evaluates(flowing):
