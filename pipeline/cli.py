@@ -80,15 +80,15 @@ def _run(entry: EntryPoint, known: argparse.Namespace, rest: list[str]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         if not _of_kafka(error):
             raise
         what = f"Kafka at {settings.bootstrap}: {error.args[0].str()}; `driftline status` shows whether it runs"
         print(f"driftline {entry.name}: {what}", file=sys.stderr)
         return Unreachable.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _of_kafka(error: Exception) -> bool:
