@@ -43,7 +43,7 @@ SPEED = 1440  # one event day a minute
 RATE = 1000  # events a second of wall time, so 2,500 an event hour
 PHASES = "defects@0,harmless-shift+defects@next,price-shift+harmless-shift+defects@next"
 FIRST_ROWS = 60_000  # labelled rows before the first model is trained: a day, as long as its features remember
-MIN_AFTER = 45_000  # labelled rows since an onset before its decision: 18 hours, so that return rates have nearly caught up
+MIN_AFTER = 30_000  # labelled rows since an onset before its decision: a quarter of them judges
 QUIET_WINDOWS = 3
 BUDGET_S = 420
 
