@@ -128,7 +128,7 @@ def run(size: Size) -> Answer:
         "End to end on a broker",
         f"{events:,} quiet orders of the generator, {days} day{'s' if days > 1 else ''} of event time with its daily and weekly arrivals, sent flat out "
         f"through producer, validator and drift process on a real broker. The sales contract with panes of a minute and no tolerance: six features, "
-        f"`*` and five regions, and the share of rejects; one page in 30 days; a reference of {REFERENCE_ROWS:,} orders of another seed.",
+        f"`*` and five regions (a reference made from a file knows no rejects); one page in 30 days; a reference of {REFERENCE_ROWS:,} orders of another seed.",
         [
             bar(f"broker: pages in {days} days of event time", len(paged), "<=", 1),
             bar(

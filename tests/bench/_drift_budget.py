@@ -103,7 +103,7 @@ def run(size: Size) -> Answer:
         figures["plain_rules_pages_in_30_days"] = plain
         tables.append(
             Table(
-                "The same streams under rules that ask each hour's p-values, windows with a page in 30 days",
+                "Other quiet streams of a day each under rules that ask each hour's p-values, windows with a page, times 30 days",
                 ("rule", "pages"),
                 [
                     ("p < 0.05 in any of ten features", round(plain["any"])),

@@ -47,7 +47,7 @@ def _page(answers: Mapping[str, Answer], size: Size, seconds: float) -> Iterator
     yield ""
     yield (
         f"Written by `driftline bench drift` ({FORMS[size]}), {seconds / 60:.0f} minutes on {platform.machine()}, two processes. "
-        f"Seeded: only speeds depend on the machine. {len(bars) - len(missed)} of {len(bars)} bars hold."
+        f"Seeded: speeds depend on the machine, and the event times of the broker's month on the day. {len(bars) - len(missed)} of {len(bars)} bars hold."
     )
     yield "How it works is in [drift.md](drift.md) and [drift-stream.md](drift-stream.md)."
     yield ""
