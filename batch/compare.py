@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from batch.model import Scorer
 
 REQUESTS = 20_000  # newest recorded answers that a challenger is asked again
-SIDE = 0.5  # two answers on either side of it disagree
 TIMED = 30  # single rows whose median counts
 Json = Mapping[str, object]
 
@@ -108,7 +107,7 @@ def against(
         "episode": in_episode,
         "harm": "none" if live is None else live.harm(levels["live"]),
     }
-    evidence = {**situation, **numbers, "replay": replay(candidate.scorer, asked, test)}
+    evidence = {**situation, **numbers, "replay": replay(contract, candidate.scorer, asked, test)}
     return Judged(version, policy.decide({**evidence, **_files(contract, candidate, test)}), live)
 
 
@@ -118,8 +117,8 @@ def forced(contract: Contract, version: str | None, candidate: Candidate, rows: 
     return Judged(version, policy.decide({"kind": kind, "force": True, **_files(contract, candidate, rows)}), None)
 
 
-def replay(challenger: Scorer, asked: Recorded | None, test: pl.DataFrame) -> Json:
-    """The challenger's answers to recorded requests beside those that users got.
+def replay(contract: Contract, challenger: Scorer, asked: Recorded | None, test: pl.DataFrame) -> Json:
+    """The challenger's answers to recorded requests beside those that users got; they disagree about one that the contract's threshold parts.
 
     A log that could not be read (None) leaves nothing, which the policy refuses. `loss` counts requests since the first test row only: on older ones the challenger may have been taught.
     """
@@ -132,6 +131,7 @@ def replay(challenger: Scorer, asked: Recorded | None, test: pl.DataFrame) -> Js
     unseen = (
         asked.rows[LABEL].is_not_null().to_numpy() & (asked.rows["append_time"] >= test["append_time"].min()).to_numpy()
     )
+    side = contract.evaluation.threshold
     label, base = asked.rows[LABEL].fill_null(False).to_numpy()[unseen], then[unseen]
     loss = gate.log_loss(label, base)
     return {
@@ -140,7 +140,7 @@ def replay(challenger: Scorer, asked: Recorded | None, test: pl.DataFrame) -> Js
         "unscored": int((~sane).sum()),
         "shift": float(np.mean(ours - then)),
         "distance": float(np.mean(np.abs(ours - then))),
-        "disagreement": float(np.mean((ours >= SIDE) != (then >= SIDE))),
+        "disagreement": float(np.mean((ours >= side) != (then >= side))),
         "loss": asdict(gate.bound(gate.log_loss(label, ours[unseen]) - loss, loss)),
     }
 

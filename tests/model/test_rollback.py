@@ -85,9 +85,11 @@ def test_a_bad_champion_goes_by_itself_and_a_good_one_stays(
         models(ready, "promote", "2", "--direct", "--reason", "looks fine to me")
     seen = compare.asked_of(ready, CONTRACT, "1")
     assert seen is not None and seen.rows.height == 6_000 and seen.lost == 10
-    told = compare.replay(bad, seen, asked)
+    told = compare.replay(CONTRACT, bad, seen, asked)
     assert told["requests"] == 6_000 and told["unscored"] == 0 and told["loss"]["mean"] > 0  # type: ignore[index]
-    same = compare.replay(good, seen, asked)
+    decided = [s >= CONTRACT.evaluation.threshold for s in (bad.score(seen.rows), seen.rows[compare.ANSWER].to_numpy())]
+    assert told["disagreement"] == np.mean(decided[0] != decided[1]) > 0
+    same = compare.replay(CONTRACT, good, seen, asked)
     assert same["distance"] < 1e-9 and same["disagreement"] == 0  # type: ignore[operator]
 
     # forced through, it answers, its outcomes come, and it goes
