@@ -10,11 +10,9 @@ import and 400 MB, and a controller that waits for a child can go on answering /
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -283,11 +281,11 @@ class Controller:
         rules = {"rules": sorted(seen.rules)} if seen.rules else {}
         return {"case": case.case_of(seen), **rules, **known}
 
-    def _violations(self) -> list[Mapping[str, str]]:
+    def _violations(self) -> list[dict[str, str]]:
         """Dataset rules that failed, as the lake's newest commit lists them."""
         if not table.exists(self.settings, self.contract.id):
             return []
-        return json.loads(table.versions(self.settings, self.contract.id, limit=1)[0].metadata.get("violations", "[]"))
+        return table.violations(table.versions(self.settings, self.contract.id, limit=1)[0].metadata)
 
     def _with_reference(self, draft: Draft, step: Retrain, data: dict[str, object]) -> Draft:
         """First champion: the rows it was trained on. After a shift: everything since the onset's late estimate."""

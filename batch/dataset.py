@@ -6,7 +6,6 @@ Reads the lake through `batch.table` only. Data under a critical quality verdict
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -307,8 +306,7 @@ def _within(frame: pl.LazyFrame, clock: str, start: int | None, end: int | None,
 
 def _check_quality(metadata: Mapping[str, str], span: tuple[int, int]) -> str:
     """The status of the data in `span`; CheckFailed if a critical rule failed there."""
-    failed = json.loads(metadata.get("violations", "[]"))
-    critical = [v for v in failed if v.get("severity") == "critical"]
+    critical = [v for v in table.violations(metadata) if v.get("severity") == "critical"]
     here = [v for v in critical if _touches(v.get("window_start"), v.get("window_end"), span)]
     worst = metadata.get("worst", "unknown")
     if here or (worst == "critical" and not critical):

@@ -21,7 +21,7 @@ from deltalake.exceptions import DeltaError
 from batch.compaction import Pending, Plan, check_counts, check_schema, check_source, fit, lake_rows, plan, ranges_text
 from batch.landed_rows import Landed, Row
 from batch.rules import QualityVerdict, Windows, carry, groups, prepare, status_of, worst
-from batch.table import EVENT_DATE, Conflict, LakeMissing, Table
+from batch.table import EVENT_DATE, Conflict, LakeMissing, Table, violations
 from pipeline.blocks import Block, decode, from_headers
 from pipeline.contract import Contract, Status
 from pipeline.kafka import headers_of
@@ -139,7 +139,7 @@ class EventsLanding:
         before = self.table.last_metadata()
         partitions = sorted({*json.loads(before.get("partitions", "[]")), *ready.ranges})
         ever_judged: list[Status] = ["ok"] if verdicts or before.get("worst", "unknown") != "unknown" else []
-        flagged = carry(json.loads(before.get("violations", "[]")), verdicts)
+        flagged = carry(violations(before), verdicts)
         newest = [t for t in (before.get("watermark"), ready.watermark and to_text(ready.watermark)) if t]
         return {
             "contract": self._contract.name,

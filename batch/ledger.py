@@ -92,6 +92,16 @@ def path_of(settings: Settings) -> Path:
     return settings.home / "ledger.db"
 
 
+def episodes_of(entry: Mapping[str, object]) -> tuple[str, ...]:
+    """The episodes that an entry (as JSON) answers.
+
+    >>> episodes_of({"episode": "a", "also": ["b"]}), episodes_of({"episode": None})
+    (('a', 'b'), ())
+    """
+    also = entry.get("also")
+    return tuple(str(e) for e in (entry.get("episode"), *(also if isinstance(also, list) else ())) if e)
+
+
 def champion_of(entries: Iterable[Mapping[str, object]], model: str | None = None) -> Mapping[str, object] | None:
     """The entry (as JSON) whose version is champion: the last promote or rollback by `seq`; repeats do no harm.
 

@@ -290,9 +290,12 @@ def _print(args: argparse.Namespace, lines: list[dict[str, object]], columns: tu
         return
     table = Table(*columns, box=None, header_style="bold")
     for line in lines:
-        answered = " ".join(str(i) for i in (line.get("episode"), *line.get("also", ())) if i)  # type: ignore[misc]
         metrics = line.get("metrics")
-        shown = {**line, "episode": answered, "case": metrics.get("case") if isinstance(metrics, dict) else None}
+        shown = {
+            **line,
+            "episode": " ".join(ledger.episodes_of(line)),
+            "case": metrics.get("case") if isinstance(metrics, dict) else None,
+        }
         table.add_row(*("" if shown.get(c) is None else str(shown[c]) for c in columns))
     Console().print(table)
 

@@ -359,10 +359,15 @@ def identity(
         rows=rows,
         digest=digest,
         status=metadata.get("worst", "unknown"),
-        violations=tuple(json.loads(metadata.get("violations", "[]"))),
+        violations=tuple(violations(metadata)),
         contract=metadata.get("contract", ""),
         metadata=metadata,
     )
+
+
+def violations(metadata: Mapping[str, str]) -> list[dict[str, str]]:
+    """The dataset rules that failed, as a commit's metadata lists them."""
+    return json.loads(metadata.get("violations", "[]"))
 
 
 def versions(settings: Settings, dataset: str, table: str = EVENTS, limit: int | None = None) -> list[Version]:

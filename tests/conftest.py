@@ -79,6 +79,12 @@ def fresh_topics(settings: Settings) -> Callable[..., Settings]:
     return make
 
 
+def start_early(request: pytest.FixtureRequest, wanted: str, server: str) -> None:
+    """Make the fixture `server` now if any test to come asks for `wanted`, which waits for its answer: those before it run meanwhile."""
+    if any(wanted in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue(server)
+
+
 def environment_for(broker: Broker, tmp_path: Path, **env: str) -> dict[str, str]:
     return {
         "DRIFTLINE_HOME": str(tmp_path / "home"),

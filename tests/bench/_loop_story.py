@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
-from batch.ledger import FINAL
+from batch.ledger import FINAL, episodes_of
 from pipeline.settings import PORTS, from_environment
 from pipeline.times import to_ms, to_text
 from tests.bench.report import progress
@@ -36,7 +36,7 @@ RECORDS_ONLY = ("bad-records",)  # ended by hand: nobody trains a fault away
 HARMFUL = ("price-shift", "concept-shift")  # a better model is possible, and wanted
 ALWAYS = "defects"  # 0.5 % damaged records, as in any stream
 EVENT_HOUR_MS = 3_600_000
-ALERT_S, DECIDED_S, RESOLVED_S, CALM_S = 180.0, 420.0, 180.0, 180.0
+ALERT_S, DECIDED_S, RESOLVED_S = 180.0, 420.0, 180.0
 LABELS_S = 3 * 3600 * 6  # event time until the labels of a few hours are there: three delays of 6 h
 FADES_S = 3600 * (24 + 6)  # event time that the model's features remember, and the labels' delay: the old world fades
 CLOSED = (*FINAL, "expire")
@@ -170,9 +170,6 @@ def play(story: Story, name: str) -> Played:
 def _follow(story: Story, played: Played, known: set[str]) -> None:
     watch = _watch(story)
 
-    def ours() -> list[Json]:
-        return [a for a in list(watch.alerts) if str(a["episode"]) not in known]
-
     def wait(found: Callable[[], object], seconds: float, what: str) -> object:
         return story.wait(found, seconds, f"{what} for {played.name}", lambda: _last(watch.ledger, watch.alerts))
 
@@ -180,7 +177,7 @@ def _follow(story: Story, played: Played, known: set[str]) -> None:
         _name(story, played, known)
         return next((e for e in _entries(story, played.episodes) if e["action"] in CLOSED), None)
 
-    alert = wait(lambda: next((a for a in ours() if a["state"] == "firing"), None), ALERT_S, "an alert")
+    alert = wait(lambda: next((a for a in _since(story, known) if a["state"] == "firing"), None), ALERT_S, "an alert")
     played.alert = Stamp(to_ms(str(alert["event_time"])), _now())  # type: ignore[index]
     if played.name in RECORDS_ONLY:
         wait(lambda: _name(story, played, known) or any(c != "undecided" for c in played.cases), DECIDED_S, "a case")
@@ -197,25 +194,35 @@ def _follow(story: Story, played: Played, known: set[str]) -> None:
 
 def _fade(story: Story, played: Played, known: set[str]) -> None:
     """A model made for a new world is asked about features that still remember the old one: what that fires is this change's."""
-    seconds = FADES_S / demo.SPEED / story.pace
-    until = time.monotonic() + seconds
     try:
-        story.wait(lambda: time.monotonic() >= until, 2 * seconds, f"the old world to fade after {played.name}")
+        _let_pass(story, FADES_S, f"the old world to fade after {played.name}")
         story.wait(lambda: _calm(story, known), DECIDED_S, f"the end of every episode after {played.name}")
     except StepFailed as failure:
         played.failed = str(failure)
-    played.faded = {str(a["episode"]) for a in list(_watch(story).alerts)} - known - played.episodes
+    played.faded = {str(a["episode"]) for a in _since(story, known)} - played.episodes
     played.episodes |= played.faded
 
 
 def _calm(story: Story, known: set[str]) -> bool:
-    latest = {str(a["episode"]): a["state"] for a in list(_watch(story).alerts) if str(a["episode"]) not in known}
+    latest = {str(a["episode"]): a["state"] for a in _since(story, known)}
     return "firing" not in latest.values()
+
+
+def _since(story: Story, known: set[str]) -> list[Json]:
+    """The alerts of other episodes than those."""
+    return [a for a in list(_watch(story).alerts) if str(a["episode"]) not in known]
+
+
+def _let_pass(story: Story, event_s: float, what: str) -> None:
+    """So much event time, at the stream's own pace: there is nothing to wait for but its clock."""
+    seconds = event_s / demo.SPEED / story.pace
+    until = time.monotonic() + seconds
+    story.wait(lambda: time.monotonic() >= until, 2 * seconds, what)
 
 
 def _name(story: Story, played: Played, known: set[str]) -> None:
     """The episodes that began since, and the case that the ledger names them until the decision."""
-    played.episodes = {str(a["episode"]) for a in list(_watch(story).alerts)} - known
+    played.episodes = {str(a["episode"]) for a in _since(story, known)}
     told = _entries(story, played.episodes)
     if played.decision:
         told = [e for e in told if e["seq"] <= played.decision["seq"]]
@@ -227,9 +234,7 @@ def calm(story: Story, days: float) -> dict[str, object]:
     """Nothing is planted for so many event days: what fires and what is trained without a cause."""
     before, began = len(_trainings(story)), _now()
     alerts = {str(a["episode"]) for a in list(_watch(story).alerts) if a["state"] == "firing"}
-    seconds = days * 86_400 / demo.SPEED / story.pace
-    until = time.monotonic() + seconds
-    story.wait(lambda: time.monotonic() >= until, 2 * seconds, "the end of the quiet stretch")
+    _let_pass(story, days * 86_400, "the end of the quiet stretch")
     fired = {str(a["episode"]) for a in list(_watch(story).alerts) if a["state"] == "firing"} - alerts
     return {
         "event_days": days,
@@ -243,12 +248,12 @@ def uncaused(ledger: Sequence[Json], played: Sequence[Played]) -> int:
     """Trainings after the first champion that answer no planted change."""
     planted = {e for p in played for e in p.episodes}
     crowned = next((n for n, e in enumerate(ledger) if e["action"] == "promote"), len(ledger))
-    return sum(e["action"] == "train" and not planted & _episodes(e) for e in ledger[crowned:])
+    return sum(e["action"] == "train" and not planted & set(episodes_of(e)) for e in ledger[crowned:])
 
 
 def losses(story: Story) -> Loss:
     """Served log loss by version and event hour, once the last labels have come."""
-    time.sleep(LABELS_S / demo.SPEED / story.pace)  # the stream's own pace: nothing to wait for but its clock
+    _let_pass(story, LABELS_S, "the last labels")
     return pictures.losses(story.settings, story.contract)
 
 
@@ -291,12 +296,7 @@ def _watch(story: Story) -> demo.Watch:
 
 
 def _entries(story: Story, episodes: set[str]) -> list[Json]:
-    return [e for e in list(_watch(story).ledger) if episodes & _episodes(e)]
-
-
-def _episodes(entry: Json) -> set[str]:
-    also = entry.get("also") or ()
-    return {str(e) for e in (entry.get("episode"), *also) if e}  # type: ignore[misc]
+    return [e for e in list(_watch(story).ledger) if episodes & set(episodes_of(e))]
 
 
 def _trainings(story: Story) -> list[Json]:

@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from batch import table  # noqa: E402
+from batch.ledger import episodes_of  # noqa: E402
 from monitoring import page  # noqa: E402
 from pipeline import contract_file, topics  # noqa: E402
 from pipeline.kafka import read_all  # noqa: E402
@@ -219,18 +220,14 @@ def quiet(story: Story) -> str:
     return f"{QUIET_WINDOWS} windows closed, no page"
 
 
-def harmless_shift(story: Story) -> str:
-    onset = story.next_phase()
-    story.marks.append((onset, "harmless-shift"))
-    story.facts["harmless_shift_at"] = onset
-    return _detect(story, onset, "harmless-shift", 90)
+def shift(name: str) -> Step:
+    def step(story: Story) -> str:
+        onset = story.next_phase()
+        story.marks.append((onset, name))
+        story.facts[f"{name}_at"] = onset
+        return _detect(story, onset, name, 90)
 
-
-def harmful_shift(story: Story) -> str:
-    onset = story.next_phase()
-    story.marks.append((onset, "price-shift"))
-    story.facts["price_shift_at"] = onset
-    return _detect(story, onset, "price-shift", 90)
+    return step
 
 
 def _detect(story: Story, onset: str, name: str, deadline_s: float) -> str:
@@ -301,9 +298,7 @@ def decided(story: Story) -> str:
 def promoted(story: Story) -> str:
     episode = story.facts["price-shift_episode"]
     entry: Json = story.wait(
-        lambda: next(
-            (e for e in story.decisions("promote") if episode in (e["episode"], *(e.get("also") or ()))), None
-        ),
+        lambda: next((e for e in story.decisions("promote") if episode in episodes_of(e)), None),
         240,
         "a better model to pass the gate",
         lambda: [(e["action"], e["reason"]) for e in story.watch.ledger][-3:],
@@ -352,7 +347,7 @@ def draw(story: Story) -> str:
     out.mkdir(parents=True, exist_ok=True)
     alert: Json = story.facts["price-shift_alert"]  # type: ignore[assignment]
     feature = next(f["feature"] for f in alert["features"] if f["kind"] == "numeric")  # type: ignore[index,union-attr]
-    start_ms = to_ms(str(story.facts["price_shift_at"]))
+    start_ms = to_ms(str(story.facts["price-shift_at"]))
     time_ = pl.col(story.contract.time.field).dt.epoch("ms")
     rows = table.scan(story.settings, story.contract.id)
     references = [e["reference"] for e in story.decisions("promote", "accept") if e["reference"]]
@@ -436,10 +431,10 @@ STEPS: list[tuple[str, Step]] = [
     ("train and serve v1", first_model),
     ("use it on the stream", scored),
     ("stay quiet", quiet),
-    ("harmless-shift: detect", harmless_shift),
+    ("harmless-shift: detect", shift("harmless-shift")),
     ("decide", decided),
     ("resolve", resolved("harmless-shift")),
-    ("price-shift: detect", harmful_shift),
+    ("price-shift: detect", shift("price-shift")),
     ("retrain, gate, promote", promoted),
     ("resolve", resolved("price-shift")),
     ("verify", proof),

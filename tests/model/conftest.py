@@ -14,6 +14,7 @@ import pytest
 from batch import registry
 from pipeline.errors import Unreachable
 from pipeline.settings import from_environment
+from tests.conftest import start_early
 from tests.waiting import wait_until
 
 
@@ -27,9 +28,7 @@ def _answers(url: str) -> bool:
 
 @pytest.fixture(scope="session", autouse=True)
 def _mlflow_early(request: pytest.FixtureRequest) -> None:
-    """Where a test to come asks for it, it starts while those before it run."""
-    if any("mlflow_url" in getattr(item, "fixturenames", ()) for item in request.session.items):
-        request.getfixturevalue("mlflow_server")
+    start_early(request, "mlflow_url", "mlflow_server")
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ from pipeline.contract import Contract
 from pipeline.kafka import create_topics, producer
 from pipeline.settings import Settings, from_environment
 from stream_processors.live.model_features import features_for
-from tests.conftest import delete_topics, environment_for
+from tests.conftest import delete_topics, environment_for, start_early
 from tests.contracts import contract_file_named
 from tests.waiting import wait_until
 
@@ -132,9 +132,7 @@ class Served:
 
 @pytest.fixture(scope="session", autouse=True)
 def _service_early(request: pytest.FixtureRequest) -> None:
-    """Where a test to come asks for it, it starts while those before it run."""
-    if any("served" in getattr(item, "fixturenames", ()) for item in request.session.items):
-        request.getfixturevalue("service")
+    start_early(request, "served", "service")
 
 
 @pytest.fixture(scope="session")

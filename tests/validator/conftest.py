@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import kafka, topics
+from pipeline.cli import main
 from pipeline.settings import Settings, from_environment
 from pipeline.topics import Topic
 from tests.contracts import contract_file_named
@@ -76,6 +77,20 @@ def dataset(broker, make_dataset: MakeDataset) -> Dataset:
     made = make_dataset(broker.bootstrap)
     kafka.create_topics(made.settings, of_the_validator(made))
     return made
+
+
+@pytest.fixture
+def run_verb(dataset: Dataset, monkeypatch: pytest.MonkeyPatch, capsys) -> Callable[..., tuple[int, str, str]]:
+    """`run_verb("breaker", "list")`: driftline's (exit code, stdout, stderr), in this process."""
+    for name, value in dataset.environment.items():
+        monkeypatch.setenv(name, value)
+
+    def run(*args: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main(["--contract", str(dataset.contract), *args])
+        return code, *capsys.readouterr()
+
+    return run
 
 
 def of_the_validator(made: Dataset) -> list[Topic]:

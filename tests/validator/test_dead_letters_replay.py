@@ -10,7 +10,6 @@ import pytest
 from confluent_kafka import KafkaException, TopicPartition
 
 from pipeline import contract_file, kafka, topics
-from pipeline.cli import main
 from pipeline.errors import CheckFailed
 from pipeline.record import examiner
 from stream_processors.dead_letters import send as dead_letters_send
@@ -30,15 +29,11 @@ MEND = ("--repair", "quantity = abs(quantity)")
 
 
 @pytest.fixture
-def driftline(dataset, monkeypatch, capsys):
-    """`driftline(...)` in this process: (exit code, last line of stdout as JSON if it is, stderr)."""
-    for name, value in dataset.environment.items():
-        monkeypatch.setenv(name, value)
+def driftline(run_verb):
+    """`driftline(...)`: (exit code, last line of stdout as JSON if it is, stderr)."""
 
     def run(*args: str):
-        capsys.readouterr()
-        code = main(["--contract", str(dataset.contract), *args])
-        out, err = capsys.readouterr()
+        code, out, err = run_verb(*args)
         lines = out.strip().splitlines()
         return code, json.loads(lines[-1]) if lines and lines[-1].startswith("{") else out, err
 

@@ -9,7 +9,6 @@ import zlib
 import pytest
 
 from pipeline import kafka, topics
-from pipeline.cli import main
 from pipeline.times import to_text
 from tests.validator import corpus, history
 from tests.validator.history import check
@@ -131,15 +130,11 @@ def test_a_restart_goes_on_behind_the_last_block_with_its_watermark(dataset):
 
 
 @pytest.fixture
-def driftline(dataset, monkeypatch, capsys):
-    """`driftline(...)` in this process: what it said on stdout, or on stderr where another code is expected."""
-    for name, value in dataset.environment.items():
-        monkeypatch.setenv(name, value)
+def driftline(run_verb):
+    """`driftline(...)`: what it said on stdout, or on stderr where another code is expected."""
 
     def run(*args: str, code: int = 0) -> str:
-        capsys.readouterr()
-        ended = main(["--contract", str(dataset.contract), *args])
-        out, err = capsys.readouterr()
+        ended, out, err = run_verb(*args)
         assert ended == code, out + err
         return out if code == 0 else err
 
