@@ -23,6 +23,7 @@ from tests.faults.schedule import Kill, Kind, Pause, Schedule, due
 
 POINT_S = 30.0  # within so much time a point is passed, or the kill comes at a random moment instead
 RECOVER_S = 300.0
+UNOWNED_S = 60.0  # six sessions: a member that left is out of the group, unless the broker forgot its time-out
 ZOMBIE_S = 90.0  # what it was committing is given 45 s, then it has to find its way out of the group
 LOOK_S = 0.05
 FATAL = 70
@@ -58,11 +59,13 @@ class Campaign:
         self._lock, self._over = threading.Condition(), threading.Event()
         self._turns = {slot.name: threading.Lock() for own in slots.values() for slot in own}
         self._members = 1
+        self._resizing = threading.Lock()
         self._error: BaseException | None = None  # the first lane's that failed
         self._done, self._of = 0, sum(len(k) for r in schedule.rounds for k in r.kills)
         self.struck: list[Struck] = []
         self.missed: Counter[str] = Counter()  # points that were not passed in time
         self.pauses: Counter[str] = Counter()  # how the paused ones ended
+        self.reclaimed: list[float] = []  # when partitions had to be taken from members that had left long ago
         self.rebalances: list[tuple[float, int]] = []
 
     def run(self) -> None:
@@ -104,15 +107,16 @@ class Campaign:
 
     def _resize(self, members: int) -> None:
         """More members join; those that are too many leave with SIGTERM, and their partitions wait for the session's end."""
-        slots, before = self._slots["validator"], self._members
-        self._members = members
-        if members != before:
-            self.rebalances.append((time.monotonic(), members))
-        for slot in slots[before:members]:
-            slot.start()
-        for slot in slots[members:before]:
-            with self._turn(slot):
-                slot.stop()
+        with self._resizing:
+            slots, before = self._slots["validator"], self._members
+            self._members = members
+            if members != before:
+                self.rebalances.append((time.monotonic(), members))
+            for slot in slots[before:members]:
+                slot.start()
+            for slot in slots[members:before]:
+                with self._turn(slot):
+                    slot.stop()
 
     def _lane(self, slots: Sequence[Slot], kills: Sequence[Kill]) -> None:
         """One kill after the other; the next waits until this one's victim is replaced and, unless hasty, recovered."""
@@ -209,10 +213,26 @@ class Campaign:
             return
         *cut_short, (struck, goal) = waiting
         waiting.clear()
-        at = self._observer.await_goal(STAGE[struck.kind], goal, RECOVER_S)
+        stage = STAGE[struck.kind]
+        at = self._observer.await_goal(stage, goal, UNOWNED_S)
+        if at is None:
+            if stage == "validator":
+                self._reclaim()
+            at = self._observer.await_goal(stage, goal, RECOVER_S)
         if at is None:
             raise GaveUp(f"{struck.kind} killed at {struck.point}: {goal} was not reached within {RECOVER_S:.0f} s; now {self._observer.last}")  # fmt: skip
         self._note(*[s for s, _ in cut_short], replace(struck, recovered_s=round(max(0.0, at - struck.at), 3)))
+
+    def _reclaim(self) -> None:
+        """What docs/runbooks.md tells an operator to do for partitions that nobody alive owns: start the instances that are gone, stop them."""
+        with self._resizing:
+            if self.reclaimed and time.monotonic() - self.reclaimed[-1] < UNOWNED_S:
+                return  # another lane has just done it
+            for slot in self._slots["validator"][self._members :]:
+                with self._turn(slot):
+                    slot.start().await_up(UP_S)
+                    slot.stop()
+            self.reclaimed.append(time.monotonic())
 
     # -- pauses ----------------------------------------------------------------------------------------------------
 

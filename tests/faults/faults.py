@@ -103,6 +103,7 @@ class Outcome:
     missed: Counter[str]
     pauses: Counter[str]
     rebalances: list[tuple[float, int]]
+    reclaimed: int  # times that partitions of members that had left had to be taken from them
     restarts: Counter[str]  # processes that ended by themselves, by kind and exit code
     crashes: list[str]  # those of them that no named error ended
     beyond: int  # kills that struck and are in no schedule: two processes were armed, both passed the point
@@ -205,7 +206,7 @@ def campaign(schedule: Schedule, rate: float, fill: int, out: Path, keep: bool) 
         differences = undisturbed.differences(disturbed, expected)
         (out / "differences.txt").write_text("\n".join(differences))
     return Outcome(
-        schedule, observer.samples[0].at, observer.samples, run.struck, run.missed, run.pauses, run.rebalances, restarts,
+        schedule, observer.samples[0].at, observer.samples, run.struck, run.missed, run.pauses, run.rebalances, len(run.reclaimed), restarts,
         [words for own in slots.values() for s in own for words in s.crashes],
         sum(s.beyond for own in slots.values() for s in own), proof, seen, wrong, differences, len(expected), seconds,
     )  # fmt: skip
@@ -340,6 +341,7 @@ def report(
         "kills_beyond_the_schedule": o.beyond,
         "pauses": dict(o.pauses),
         "rebalances": [members for _, members in o.rebalances],
+        "partitions_reclaimed": o.reclaimed,
         "ended_by_themselves": dict(o.restarts),
         "crashes": o.crashes,
         "partials_counted_again": sum(f.read_text().count(" partials_missing ") for f in out.glob("logs/drift-*.log")),
