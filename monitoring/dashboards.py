@@ -403,13 +403,14 @@ DRIFT = Dashboard(
             (
                 Panel(
                     "False pages against the budget",
-                    "Measured on rows drawn from the reference, as a share of the page budget, with a 95 % interval; 1 is the budget.",
+                    "Measured on rows drawn from the reference, as a share of the page budget, with a 95 % interval; 1 is the budget. `covered` is the share of the budget that was measured so far.",
                     (
                         (
                             'max by (bound) (driftline_drift_false_pages_ratio{dataset=~"$dataset"})',
                             "{{bound}}",
                         ),
                         ('max(driftline_drift_stated_false_pages_ratio{dataset=~"$dataset"})', "stated"),
+                        ('max(driftline_drift_false_pages_covered_ratio{dataset=~"$dataset"})', "covered"),
                     ),
                     "none",
                     "timeseries",

@@ -51,6 +51,8 @@ CATALOGUE: tuple[Metric, ...] = (
         "Records between the process's position and the end of the partition.",
         ("process", "topic", "partition"),
     ),
+    Metric("driftline_partitions", "gauge", "Partitions of the topic that the group reads.", ("process", "topic")),
+    Metric("driftline_partitions_owned", "gauge", "Those of them that this process has.", ("process", "topic")),
     Metric(
         "driftline_oldest_unread_age_seconds",
         "gauge",
@@ -169,6 +171,12 @@ CATALOGUE: tuple[Metric, ...] = (
         "gauge",
         "Measured false pages as a share of the page budget: estimate, and its 95 % interval.",
         ("dataset", "bound"),
+    ),
+    Metric(
+        "driftline_drift_false_pages_covered_ratio",
+        "gauge",
+        "Share of the page budget whose features and segments the measured rate covers so far.",
+        ("dataset",),
     ),
     Metric(
         "driftline_drift_stated_false_pages_ratio",

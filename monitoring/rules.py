@@ -79,6 +79,14 @@ ALERTS: tuple[Alert, ...] = (
         "{{ $labels.process }} has not read {{ $labels.topic }} for {{ $value | humanizeDuration }}.",
     ),
     Alert(
+        "DriftlinePartitionUnowned",
+        "max by (process, topic) (driftline_partitions) - sum by (process, topic) (driftline_partitions_owned) > 0",
+        "2m",
+        "critical",
+        "Partitions belong to nobody alive: nothing of them is read.",
+        "{{ $value }} partitions of {{ $labels.topic }} are with no {{ $labels.process }} that answers: start one more instance.",
+    ),
+    Alert(
         "DriftlineLakeStale",
         'time() - max(driftline_last_commit_timestamp_seconds{table=~".*events"}) > 300 and on() sum(dataset:driftline_records:rate1m) > 0',
         "1m",

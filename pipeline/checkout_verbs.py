@@ -63,13 +63,18 @@ class Faults:
         )
         parser.add_argument("--seed", type=int, metavar="S", help="the same seed draws the same schedule (default 1)")
         parser.add_argument("--planted", action="store_true", help="plant known bugs; the checkers must catch each")
+        parser.add_argument("--rate", type=float, metavar="R", help="events a second of live load (default 500)")
+        parser.add_argument("--fill", type=int, metavar="N", help="events before the first kill (default 40000)")
         parser.add_argument("--out", type=Path, metavar="DIR", help="where plot, series and logs go")
         parser.add_argument("--keep", action="store_true", help="keep the broker's folder and the lake there, too")
         parser.add_argument("--json", action="store_true", help="(the report is always JSON)")
 
     @staticmethod
     def run(args: argparse.Namespace, settings: Settings) -> int:
-        given = {f"--{name}": getattr(args, name) for name in ("kills", "seed", "planted", "out", "keep", "json")}
+        given = {
+            f"--{name}": getattr(args, name)
+            for name in ("kills", "seed", "planted", "rate", "fill", "out", "keep", "json")
+        }
         words = [
             word
             for name, value in given.items()

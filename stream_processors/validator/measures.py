@@ -46,6 +46,7 @@ class Measures:
         self._topic = topics.events(contract.id)
         self._newest = 0  # event time, ms
         self._lag_at = 0.0
+        self._shown: set[int] = set()  # partitions with a lag
         self._phases: Counter[str] = Counter()  # seconds, since the first record
         self._first: tuple[float, float] | None = None  # wall and CPU time at which the first batch began
         self._last = (0.0, 0.0)  # ... and at which the last commit was through
@@ -115,19 +116,28 @@ class Measures:
         self._lineage.tally.rejects[validation.UNREAD] += offsets
         inc("driftline_blocks_total", 1, dataset=dataset)
 
+    def owns(self, partitions: int) -> None:
+        """So many are ours; together with the other validators' it must be all of them."""
+        where = {"process": self._process, "topic": self._topic}
+        self._meter.set("driftline_partitions_owned", partitions, **where)
+        self._meter.set("driftline_partitions", self._contract.partitions, **where)
+
     def lag(self, consumer: Consumer, places: Mapping[int, Progress]) -> None:
         now = time.monotonic()
         if now - self._lag_at < LAG_EVERY_S:
             return
         self._lag_at, oldest = now, None
         self._lineage.turn()
+        lags = dict.fromkeys(self._shown - set(places), 0)  # another validator tells theirs
         for p, place in places.items():
             _, high = consumer.get_watermark_offsets(TopicPartition(self._topic, p), cached=True)
-            lag = max(0, high - place.seen) if high >= 0 else 0
+            lags[p] = max(0, high - place.seen) if high >= 0 else 0
+            if lags[p] and place.append_ms is not None:
+                oldest = place.append_ms if oldest is None else min(oldest, place.append_ms)
+        for p, lag in lags.items():
             self._meter.set(
                 "driftline_consumer_lag_records", lag, process=self._process, topic=self._topic, partition=str(p)
             )
-            if lag and place.append_ms is not None:
-                oldest = place.append_ms if oldest is None else min(oldest, place.append_ms)
+        self._shown = set(places)
         age = 0.0 if oldest is None else max(0.0, time.time() - oldest / 1000)
         self._meter.set("driftline_oldest_unread_age_seconds", age, process=self._process, topic=self._topic)

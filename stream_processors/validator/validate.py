@@ -353,6 +353,7 @@ class Validator:
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Only notes it: finding positions can wait for a former owner's transaction, and that is no work for a callback."""
         self._assigned, self._unplaced = [tp.partition for tp in partitions], True
+        self._measures.owns(len(partitions))
         consumer.assign([])
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:

@@ -48,6 +48,18 @@ CASES: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
         [('driftline_oldest_unread_age_seconds{process="compactor",topic="sales.blocks"}', "0+30x60")],
         [('driftline_oldest_unread_age_seconds{process="compactor",topic="sales.blocks"}', "100x60")],
     ),
+    "DriftlinePartitionUnowned": (
+        [
+            ('driftline_partitions{process="validator",topic="sales.events",instance="a"}', "4x60"),
+            ('driftline_partitions_owned{process="validator",topic="sales.events",instance="a"}', "2x60"),
+            ('driftline_partitions_owned{process="validator",topic="sales.events",instance="b"}', "2x9 stale"),
+        ],
+        [
+            ('driftline_partitions{process="validator",topic="sales.events",instance="a"}', "4x60"),
+            ('driftline_partitions_owned{process="validator",topic="sales.events",instance="a"}', "2x9 4x51"),
+            ('driftline_partitions_owned{process="validator",topic="sales.events",instance="b"}', "2x9 stale"),
+        ],
+    ),
     "DriftlineLakeStale": (
         [FLOW, ('driftline_last_commit_timestamp_seconds{table="sales/events"}', "60x60")],
         [QUIET_FLOW, ('driftline_last_commit_timestamp_seconds{table="sales/events"}', "60x60")],

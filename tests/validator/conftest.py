@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import kafka, topics
+from pipeline.broker import free_port
 from pipeline.cli import main
 from pipeline.settings import Settings, from_environment
 from pipeline.topics import Topic
@@ -98,3 +100,14 @@ def of_the_validator(made: Dataset) -> list[Topic]:
     own = {name(made.id) for name in (topics.events, topics.valid, topics.blocks, topics.dead_letters)}
     shared = topics.shared()
     return [t for t in topics.all_topics(made.id, made.partitions) if t.name in own or t in shared]
+
+
+@pytest.fixture
+def unused_port() -> int:
+    return free_port()
+
+
+def page(port: int, path: str) -> str:
+    """What a process answers at its own port."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        return answer.read().decode()

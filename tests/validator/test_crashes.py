@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
 from contextlib import ExitStack
@@ -12,7 +13,7 @@ import pytest
 from pipeline import kafka
 from pipeline.broker import Broker
 from tests.validator import corpus
-from tests.validator.conftest import Dataset, of_the_validator
+from tests.validator.conftest import Dataset, of_the_validator, page
 from tests.validator.history import check
 from tests.waiting import wait_until
 
@@ -41,18 +42,27 @@ def test_killed_at_random_moments_it_loses_and_repeats_nothing(dataset):
     assert consumed(dataset) == 60_000
 
 
-def test_two_share_the_partitions_and_hand_them_over(dataset):
+def test_two_share_the_partitions_and_hand_them_over(dataset, unused_port):
     records = corpus.sales(40_000, bad=0.02)
     dataset.fill(records[:10_000])
+    dataset.environment["DRIFTLINE_METRICS_PORT"] = str(unused_port)
+
+    def owned() -> list[str]:
+        return re.findall(r"driftline_partitions(?:_owned)?{.*} (\S+)", page(unused_port, "/metrics"))
+
     with dataset.validate(name="first") as first:
         wait_until(lambda: "placed" in first.text(), 30, "the first to have its partitions")
+        assert owned() == ["2.0", "2.0"]
+        del dataset.environment["DRIFTLINE_METRICS_PORT"]
         with dataset.validate("--instance", "1", name="second") as second:
             wait_until(lambda: "placed" in second.text(), 40, "the second to get a partition")
+            wait_until(lambda: sorted(owned()) == ["1.0", "2.0"], 10, "the first to tell that it has one of two")
             dataset.fill(records[10_000:30_000])
             wait_until(lambda: dataset.committed() == 30_000, 40, "both to have done their part")
             second.kill()  # no goodbye: its partition comes back after the session timeout
         dataset.fill(records[30_000:])
         wait_until(lambda: dataset.committed() == 40_000, 60, "the first to have taken over")
+        assert owned() == ["2.0", "2.0"]
         assert first.stop() == 0
     assert consumed(dataset) == 40_000
 

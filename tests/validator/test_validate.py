@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import urllib.request
 import zlib
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from pipeline import kafka, topics
 from pipeline.times import to_text
 from tests.validator import corpus, history
+from tests.validator.conftest import page
 from tests.validator.history import check
 from tests.waiting import wait_until
 
@@ -187,10 +187,10 @@ def test_it_tells_its_numbers_and_is_ready_once_it_has_its_partitions(dataset, u
     dataset.fill([(b"k", record()), (b"k", b"{"), (b"k", record(quantity=-1))])
     with dataset.validate() as child:
         wait_until(lambda: dataset.committed() == 3, 30, "three records to be committed")
-        assert _get(unused_port, "/readyz") == "ready\n"
-        assert _get(unused_port, "/healthz") == "ok\n"
-        wait_until(lambda: 'reason="syntax"} 1.0' in _get(unused_port, "/metrics"), 10, "the counts")
-        text = _get(unused_port, "/metrics")
+        assert page(unused_port, "/readyz") == "ready\n"
+        assert page(unused_port, "/healthz") == "ok\n"
+        wait_until(lambda: 'reason="syntax"} 1.0' in page(unused_port, "/metrics"), 10, "the counts")
+        text = page(unused_port, "/metrics")
         assert child.stop() == 0
     for line in (
         f'driftline_records_validated_total{{dataset="{dataset.id}",outcome="valid"}} 1.0',
@@ -204,18 +204,6 @@ def test_it_tells_its_numbers_and_is_ready_once_it_has_its_partitions(dataset, u
         assert line in text
     for name in ("phase_seconds", "consumer_lag_records", "oldest_unread_age", "event_time_seconds", "late_rows"):
         assert name in text
-
-
-@pytest.fixture
-def unused_port() -> int:
-    from pipeline.broker import free_port
-
-    return free_port()
-
-
-def _get(port: int, path: str) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
-        return answer.read().decode()
 
 
 def test_without_the_valid_topic_the_blocks_still_carry_every_row(dataset):
