@@ -47,7 +47,7 @@ class Read:
 
 
 def read(topic: str, partition: int, at: int, most: int, most_bytes: int, alive: Callable[[], None]) -> Read:
-    """The records from offset `at` on, up to so many or to the end, as far as a child can read them."""
+    """The records from offset `at` on, up to so many or to what is the end now, as far as a child can read them."""
     command = [sys.executable, "-m", "stream_processors.validator.read_trial", topic, str(partition), str(at)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0)
     messages: list[Message] = []
@@ -112,6 +112,8 @@ def main(settings: Settings, topic: str, partition: int, at: int) -> int:
         # The broker answers a fetch of one byte with one batch; the next is fetched when this one was taken.
         **{"enable.partition.eof": True, "fetch.message.max.bytes": 1, "queued.min.messages": 1},
     )
+    # To what is the end now: behind it the partition may grow as fast as it is read here, and nobody would get on.
+    _, end = client.get_watermark_offsets(TopicPartition(topic, partition), timeout=BATCH_WITHIN_S)
     client.assign([TopicPartition(topic, partition, at)])
     heard, out = time.monotonic(), sys.stdout.buffer
     while time.monotonic() - heard < BATCH_WITHIN_S:
@@ -119,6 +121,9 @@ def main(settings: Settings, topic: str, partition: int, at: int) -> int:
             error, heard = message.error(), time.monotonic()
             if error is None:
                 _hand_on(message, out)
+                if message.offset() >= end - 1:
+                    out.flush()
+                    return 0
             elif error.code() == KafkaError._PARTITION_EOF or bad_batches.told(message) is not None:
                 return 0  # a batch that says itself that it cannot be opened is no danger
             elif not error.retriable():

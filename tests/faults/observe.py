@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from pipeline import kafka, topics
 from pipeline.settings import Settings
@@ -124,6 +124,9 @@ class Observer:
         found = self._groups[stage].committed(wanted, timeout=ASK_S)
         if any(tp.error for tp in found):
             raise KafkaException(next(tp.error for tp in found if tp.error))
+        before = self.samples[-1].done[stage] if self.samples else {}
+        if any(tp.offset < 0 < before.get(tp.partition, 0) for tp in found):
+            raise KafkaException(KafkaError(KafkaError._NO_OFFSET))  # seen once, of a broker that had just come back
         return {tp.partition: max(0, tp.offset) for tp in found}
 
     def _ends(self, topic: str) -> Offsets:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from batch.verify import verify
@@ -11,6 +13,7 @@ from stream_processors.validator.attempts import SUSPICIOUS, Attempts
 from stream_processors.validator.validation import UNREAD
 from tests.validator import corpus
 from tests.validator.conftest import Dataset
+from tests.waiting import wait_until
 
 CAP_MB = 250  # of which the kernel gives twice as much writable memory
 BOMB = 2_500  # records of 100 KiB each, 250 KB in the log: 250 MB unpacked by librdkafka, and once more as values of Python's
@@ -72,6 +75,32 @@ def test_processes_that_are_merely_killed_bring_no_batch_into_suspicion(dataset:
     found = dataset.history()
     assert len(found.valid[0]) + len(found.dead[0]) == 500
     assert all(letter.rule != UNREAD for letter, _ in found.dead[0])
+
+
+def test_a_trial_ends_where_the_log_ended_when_it_began(dataset: Dataset):
+    producer, enough = kafka.producer(dataset.settings, "stream", **{"linger.ms": 0}), threading.Event()
+    records, delivered = iter(corpus.sales(5_000, bad=0.0)), []
+
+    def trickle() -> None:
+        while not enough.wait(0.02):  # never a pause that would be told as an end, and no full batch within the test
+            key, value = next(records)
+            producer.produce(topics.events(dataset.id), value, key, 0, on_delivery=lambda *_: delivered.append(1))
+            producer.poll(0)
+
+    feeding = threading.Thread(target=trickle)
+    feeding.start()
+    try:
+        wait_until(lambda: len(delivered) > 10, 20, "the stream to flow")
+        died_unmoved(dataset, SUSPICIOUS)
+        with dataset.validate() as child:
+            wait_until(lambda: "placed" in child.text(), 25, "the validator to read on")
+            assert "read_in_trial" in child.text()
+            at = dataset.committed()
+            wait_until(lambda: dataset.committed() > at, 10, "it to keep up")
+            assert child.stop() == 0
+    finally:
+        enough.set()
+        feeding.join()
 
 
 def test_a_partition_that_moves_or_a_process_that_ends_in_order_is_never_tried(tmp_path):
