@@ -226,9 +226,10 @@ class Campaign:
     def _reclaim(self) -> None:
         """What docs/runbooks.md tells an operator to do for partitions that nobody alive owns: start the instances that are gone, stop them."""
         with self._resizing:
-            if self.reclaimed and time.monotonic() - self.reclaimed[-1] < UNOWNED_S:
-                return  # another lane has just done it
-            for slot in self._slots["validator"][self._members :]:
+            gone = self._slots["validator"][self._members :]
+            if not gone or (self.reclaimed and time.monotonic() - self.reclaimed[-1] < UNOWNED_S):
+                return  # all are there, or another lane has just done it
+            for slot in gone:
                 with self._turn(slot):
                     slot.start().await_up(UP_S)
                     slot.stop()
