@@ -85,6 +85,13 @@ fi
 # uv does not read pip's configuration: where pip was given an index or a certificate, hand them on.
 export SSL_CERT_FILE=${SSL_CERT_FILE:-${PIP_CERT:-}}
 [ -n "$SSL_CERT_FILE" ] || unset SSL_CERT_FILE
+pip_settings_to_uv() {
+    local index certificate
+    index=${UV_DEFAULT_INDEX:-${PIP_INDEX_URL:-$(pip_setting index-url)}}
+    [ -z "$index" ] || export UV_DEFAULT_INDEX=$index
+    certificate=${SSL_CERT_FILE:-$(pip_setting cert)}
+    [ -z "$certificate" ] || export SSL_CERT_FILE=$certificate
+}
 
 files=(requirements-uv.lock requirements.lock)
 wanted=$(content "$("$python" -c 'import sys; print(sys.version)')" "$PWD")
@@ -92,10 +99,7 @@ if ! done_before venv "$wanted" || [ ! -x .venv/bin/uv ]; then
     say "installing the locked packages into .venv (1.3 GB, about a minute)"
     [ -x .venv/bin/pip ] || "$python" -m venv --clear .venv   # a half-made one has python and no pip
     .venv/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements-uv.lock
-    index=${UV_DEFAULT_INDEX:-${PIP_INDEX_URL:-$(pip_setting index-url)}}
-    [ -z "$index" ] || export UV_DEFAULT_INDEX=$index
-    certificate=${SSL_CERT_FILE:-$(pip_setting cert)}
-    [ -z "$certificate" ] || export SSL_CERT_FILE=$certificate
+    pip_settings_to_uv
     .venv/bin/uv pip install -q --python .venv/bin/python --require-hashes -r requirements.lock
     rm -f "$stamps/package"
     printf '%s' "$wanted" >"$stamps/venv"
@@ -125,3 +129,24 @@ if ! done_before kafka "$wanted" || [ -z "$(ls .driftline/kafka/libs/kafka_*.jar
     rm -rf .driftline/kafka/libs && mv "$fresh" .driftline/kafka/libs
     printf '%s' "$wanted" >"$stamps/kafka"
 fi
+
+# 4. with `peers`: the tools that `driftline bench drift` compares with, each in an environment of its own ---------------
+[ "${1:-}" = peers ] || exit 0
+without=()
+for lock in tests/bench/peers/*.lock; do
+    peer=$(basename "$lock" .lock)
+    there=.driftline/peers/$peer
+    files=("$lock")
+    wanted=$(content "$("$python" -c 'import sys; print(sys.version)')" "$PWD")
+    if done_before "peer-$peer" "$wanted" && [ -x "$there/bin/python" ]; then continue; fi
+    say "installing $peer into $there"
+    pip_settings_to_uv
+    if .venv/bin/uv venv -q --clear --python "$python" "$there" &&
+        .venv/bin/uv pip install -q --python "$there/bin/python" --require-hashes -r "$lock"; then
+        printf '%s' "$wanted" >"$stamps/peer-$peer"
+    else
+        rm -rf "$there"
+        without+=("$peer")
+    fi
+done
+[ ${#without[@]} -eq 0 ] || die "without ${without[*]}; the bench says so and measures the others"

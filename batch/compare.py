@@ -87,10 +87,12 @@ def against(
     test: pl.DataFrame,
     *,
     recent: pl.DataFrame | None = None,
+    since: int | None = None,
     in_episode: bool = False,
     asked: Recorded | None = None,
 ) -> Judged:
-    """`test`: labelled rows that the challenger was not trained on; `recent`: rows since the shift; `asked`: the champion's answers."""
+    """`test`: labelled rows that the challenger was not trained on; `since`: event time of the shift in ms, and `recent`
+    all labelled rows since; `asked`: the champion's answers."""
     levels = policy.limits()
     live = None if recent is None else gate.live_loss(label_of(recent), champion.score(recent))
     numbers = gate.compared(
@@ -99,7 +101,7 @@ def against(
         candidate.scorer.score(test),
         slices(contract, test),
         levels,
-        after=np.ones(test.height, dtype=bool) if in_episode else None,
+        after=None if since is None else (test[contract.time.field].dt.epoch("ms") >= since).to_numpy(),
     )
     situation = {
         "kind": "challenger",
@@ -125,7 +127,7 @@ def replay(contract: Contract, challenger: Scorer, asked: Recorded | None, test:
     if asked is None:
         return {}
     if asked.rows.is_empty():
-        return {"requests": 0, "lost": asked.lost, "unscored": 0, "loss": {"rows": 0}}
+        return {"requests": 0, "lost": asked.lost, "waiting": asked.waiting, "unscored": 0, "loss": {"rows": 0}}
     then, ours = asked.rows[ANSWER].to_numpy(), challenger.score(asked.rows)
     sane = np.isfinite(ours) & (ours >= 0) & (ours <= 1)
     unseen = (
@@ -137,6 +139,7 @@ def replay(contract: Contract, challenger: Scorer, asked: Recorded | None, test:
     return {
         "requests": len(then),
         "lost": asked.lost,
+        "waiting": asked.waiting,
         "unscored": int((~sane).sum()),
         "shift": float(np.mean(ours - then)),
         "distance": float(np.mean(np.abs(ours - then))),

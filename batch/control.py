@@ -13,6 +13,7 @@ from batch.attribution_live import AttributionWatch
 from batch.controller import Controller
 from batch.decisions import Policy
 from batch.heard import Heard
+from batch.online_watch import OnlineWatch
 from monitoring.metrics import PrometheusMeter
 from pipeline import contract_file
 from pipeline.errors import Unreachable, UsageError
@@ -83,8 +84,9 @@ class Control:
             heard = Heard(contract)
             threads = heard.listen(settings, service.stopped)
             attribution = AttributionWatch(settings, contract, meter)
-            threads.append(threading.Thread(target=attribution.follow, args=(service.stopped,), name="attribution", daemon=True))  # fmt: skip
-            threads[-1].start()
+            for name, watch in (("attribution", attribution), ("online", OnlineWatch(settings, contract))):
+                threads.append(threading.Thread(target=watch.follow, args=(service.stopped,), name=name, daemon=True))
+                threads[-1].start()
             controller = Controller(settings, contract, plan, meter, service, attribution)
             while not service.stopped.wait(args.poll):
                 service.beat()

@@ -201,8 +201,6 @@ class Controller:
             return
         self._show_watch(float(str(found["rows"] or 0)), float(str(found["log_e"] or 0)))
         verdict, said = str(found["verdict"]), watch.told(found)
-        if verdict == "watch" and step.rows >= decisions.WATCH_AT_MOST:
-            verdict, said = "keep", f"nothing shown in {step.rows} labelled rows: {said}"
         log("look", version=found["champion"], rows=found["rows"], verdict=verdict, evidence=found["log_e"])
         metrics: dict[str, object] = {"watch": step.promotion.seq, "evidence": found}
         if verdict == "rollback":
@@ -314,6 +312,7 @@ class Controller:
                     **who,
                     force=request.force,
                     request=request.id,
+                    since=self._onset(),
                 )
             self._count(request.action)
         except LedgerBroken:
@@ -321,6 +320,11 @@ class Controller:
         except CheckFailed as refused:
             self._decline(request, f"{request.action} {request.version}: {refused}")
         self._settle()
+
+    def _onset(self) -> int | None:
+        """Of the change that nobody has answered yet."""
+        shut = decisions.closed(self.book.entries(self.model))
+        return min((e.onset for e in self._episodes.values() if e.state == "firing" and e.id not in shut), default=None)
 
     def _decline(self, request: Request, reason: str) -> None:
         self._write_once(self._draft("refuse", reason, actor=request.actor, metrics={"request": request.id}))

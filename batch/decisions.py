@@ -20,9 +20,6 @@ TOP_UP_BELOW = (
 )
 DAY_S = 86_400.0
 FIRST_LOOK = 500  # labelled answers of a new champion; each further look has half as many more
-WATCH_AT_MOST = (
-    200_000  # labelled rows since the promotion: if the watch has not ended by then, nobody records its answers
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import polars as pl
+
 from batch import compare, dataset, ledger, promotion
 from batch import model as bundles
 from batch.compare import Candidate, Judged
@@ -26,10 +28,12 @@ def promote(
     reason: str,
     force: bool = False,
     request: str | None = None,
+    since: int | None = None,
 ) -> Entry:
     """The version becomes champion, or CheckFailed says what the gate says. The reference stays as it is.
 
-    It is judged on rows that it was not taught: those since its own test rows began.
+    It is judged on rows that it was not taught: those since its own test rows began. `since`: the onset (event time, ms)
+    of an episode that nobody has answered yet. Rows may lie on both sides of it, and the gate asks about those after it, too.
     """
     entries = Ledger(ledger.path_of(settings)).entries(model)
     champion, artifact = ledger.champion(entries), ledger.artifact_of(entries, str(version))
@@ -49,7 +53,18 @@ def promote(
     else:
         serving = bundles.load(*compare.bundle_path(settings.home, champion.draft.artifact))
         asked = compare.asked_of(settings, contract, str(champion.draft.version))
-        judged = compare.against(contract, serving, str(champion.draft.version), candidate, rows, asked=asked)
+        clock = pl.col(contract.time.field).dt.epoch("ms")
+        judged = compare.against(
+            contract,
+            serving,
+            str(champion.draft.version),
+            candidate,
+            rows,
+            recent=None if since is None else data.rows.filter(clock >= since),
+            since=since,
+            in_episode=since is not None,
+            asked=asked,
+        )
     said = "; ".join(judged.decision.reasons)
     if not judged.decision.promote:
         raise CheckFailed(f"{model} version {version} does not pass the gate: {said}")

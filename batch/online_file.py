@@ -29,12 +29,18 @@ if TYPE_CHECKING:
     from batch.model import Scorer
 
 NAME = "online.json"
-MOST_ROWS = 50_000  # learned at once, the newest: a second
+MOST_ROWS = 50_000  # that a learner begins with, the newest: a second
 
 
 def look(settings: Settings, contract: Contract, model: str) -> Mapping[str, object]:
     """Go on over every labelled row of the lake that is new, beside the champion of the ledger."""
-    return update(settings, contract, model, dataset.labelled(settings, contract).rows, champion_of(settings, model))
+    learned, champion = _learned(settings, model), champion_of(settings, model)
+    if learned is None:
+        return update(settings, contract, model, dataset.labelled(settings, contract).rows, champion)
+    start = learned + 1
+    there = dataset.count_labelled(settings, contract, start)
+    rows = dataset.labelled(settings, contract, start).rows if there else pl.DataFrame()
+    return update(settings, contract, model, rows, champion, start)
 
 
 def champion_of(settings: Settings, model: str) -> tuple[str, Scorer] | None:
@@ -46,27 +52,60 @@ def champion_of(settings: Settings, model: str) -> tuple[str, Scorer] | None:
 
 
 def update(
-    settings: Settings, contract: Contract, model: str, rows: pl.DataFrame, champion: tuple[str, Scorer] | None
+    settings: Settings,
+    contract: Contract,
+    model: str,
+    rows: pl.DataFrame,
+    champion: tuple[str, Scorer] | None,
+    start: int | None = None,
 ) -> Mapping[str, object]:
-    """Go on over the labelled rows (in event-time order) that are new; what it is worth by now.
+    """Go on over those that are new of all labelled rows since `start` (event time, ms; None: since ever), in event-time order.
 
+    What it is worth by now. Rows that begin behind the last one learned would leave a gap: of them none is learned.
     Compared with the champion on rows that the champion was not taught.
     """
-    path = settings.home / "models" / model / NAME
-    features = model_features.with_categories(model_features.features_for(contract), rows)
+    path, features = _path(settings, model), model_features.features_for(contract)
     what = f"{features.name}@{features.version}+{features.definition}"
-    version = champion[0] if champion else ""
-    learner, paired = _read(path, what, version)
+    learner, paired = _read(path, what, champion[0] if champion else "")
     clock = pl.col(features.clock).dt.epoch("ms")
-    new = rows.tail(MOST_ROWS) if learner.learned is None else rows.filter(clock > learner.learned).tail(MOST_ROWS)
-    ours = online.follow(learner, online.events_of(features, new, LABEL), ms(labels.delay(contract)))
-    if champion and new.height:
-        times, tested_from = new[features.clock].dt.epoch("ms").to_numpy(), champion[1].meta.get("tested_from")
-        untaught = times >= to_ms(str(tested_from)) if tested_from else np.zeros(len(times), dtype=bool)
-        theirs = np.where(untaught, champion[1].score(new), np.nan)
-        online.compare(paired, new[LABEL].to_numpy(), ours, theirs)
-    _write(path, {"features": what, "paired": online.sums(paired), **learner.state()})
+    if learner.learned is None:
+        new = rows.tail(MOST_ROWS)
+    else:
+        whole = rows.height and (start is None or start <= learner.learned + 1)
+        new = rows.filter(clock > learner.learned) if whole else rows.clear()
+    if new.height:
+        _learn(contract, learner, paired, model_features.with_categories(features, rows), new, champion)
+        _write(path, {"features": what, "paired": online.sums(paired), **learner.state()})
     return online.told(paired, learner)
+
+
+def _learn(
+    contract: Contract,
+    learner: Learner,
+    paired: Paired,
+    features: model_features.FeatureSet,
+    rows: pl.DataFrame,
+    champion: tuple[str, Scorer] | None,
+) -> None:
+    ours = online.follow(learner, online.events_of(features, rows, LABEL), ms(labels.delay(contract)))
+    if champion is None:
+        return
+    times, tested_from = rows[features.clock].dt.epoch("ms").to_numpy(), champion[1].meta.get("tested_from")
+    untaught = times >= to_ms(str(tested_from)) if tested_from else np.zeros(len(times), dtype=bool)
+    theirs = np.where(untaught, champion[1].score(rows), np.nan)
+    online.compare(paired, rows[LABEL].to_numpy(), ours, theirs)
+
+
+def _path(settings: Settings, model: str) -> Path:
+    return settings.home / "models" / model / NAME
+
+
+def _learned(settings: Settings, model: str) -> int | None:
+    """Event time in ms of the last row learned."""
+    try:
+        return json.loads(_path(settings, model).read_text())["learned"]
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _read(path: Path, features: str, champion: str) -> tuple[Learner, Paired]:

@@ -117,6 +117,7 @@ _TEXTS = {
     "schema": "the model needs columns or a label that the contract does not have",
     "budget": "the bundle is too large or too slow",
     "numbers": "a loss is not a finite number",
+    "lost": "recorded requests: too many rows of them are lost to say how the others would be answered",
     "replay": "recorded requests: not all are scored, or answers differ too much, or the loss is not shown to be as good",
     "new": "this version was rolled back from before",
 }

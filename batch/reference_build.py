@@ -17,14 +17,19 @@ from pipeline.blocks import VALID
 from pipeline.contract import RAW_OFFSET, RAW_PARTITION, REJECT, REJECTS, Contract
 from pipeline.errors import CheckFailed, UsageError
 from pipeline.record import CODES
-from stream_processors.judging.panes import WHOLE, Clock, Key, pooled_name, segment_name
+from stream_processors.judging.panes import (
+    SEGMENT_ROWS,
+    SEGMENTS_A_GROUPING,
+    WHOLE,
+    Clock,
+    Key,
+    pooled_name,
+    segment_name,
+)
 from stream_processors.reference import cells
 from stream_processors.reference import fit as reference_fit
 from stream_processors.reference.cells import FeatureReference
 from stream_processors.reference.rejects import category_of
-
-SEGMENTS_A_GROUPING = 50
-SEGMENT_ROWS = 200  # below it a segment says nothing at all; the drift budget's own floor for paging is higher
 
 
 def build(
@@ -47,8 +52,11 @@ def build(
         raise CheckFailed("reference rows: expected some, got none; is the time range right?")
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
+    needed = [c for g in plan.segments for c in g] + [f.name for f in plan.features]
     if contract.time.field in frame.columns:
         frame = frame.drop_nulls(contract.time.field)
+        needed.append(contract.time.field)
+    frame = frame.select(list(dict.fromkeys(needed)))
     chosen = [
         (feature, segment, part)
         for columns, segment, part in _segments(contract, frame)
@@ -119,9 +127,9 @@ def _segments(contract: Contract, rows: pl.DataFrame) -> Iterator[tuple[tuple[st
         known = rows.drop_nulls(names)
         sizes = known.group_by(names).len().sort(["len", *names], descending=[True, *[False] * len(names)])
         own = sizes.filter(pl.col("len") >= SEGMENT_ROWS).head(SEGMENTS_A_GROUPING)
+        parts = known.join(own, on=names, how="semi").partition_by(names, maintain_order=True, as_dict=True)
         for *values, _ in own.rows():
-            same = pl.all_horizontal(pl.col(c) == v for c, v in zip(columns, values, strict=True))
-            yield columns, segment_name(columns, tuple(values)), known.filter(same)
+            yield columns, segment_name(columns, tuple(values)), parts[tuple(values)]
         rest = known.join(own, on=names, how="anti", maintain_order="left")
         if rest.height >= SEGMENT_ROWS:
             yield columns, pooled_name(columns), rest

@@ -31,9 +31,9 @@ from stream_processors.judging.summarise import summarise
 from stream_processors.judging.timeline import Timeline
 from stream_processors.judging.verdict import Verdict
 
-# Rows of a rebuilt block at most; it also ends where event time enters another window, so that the judge speaks window by
-# window, as it does live. Verdicts depend on neither.
-BLOCK_ROWS = 10_000
+# A rebuilt block holds so many rows, of so many windows' time, at most: calls cost more than counting, so few of them, but
+# the panes of all its windows stand open at once. The judge speaks window by window, as it does live. Verdicts depend on neither.
+BLOCK_ROWS, BLOCK_WINDOWS = 10_000, 32
 REREAD_BLOCKS = 16  # whose partials stay at hand for late rows of windows long closed
 
 
@@ -100,8 +100,9 @@ def rejudge(
             number += 1
         mark = judge.watermark()
         if mark is not None and (marked is None or mark >= marked + clock.pane):
+            for end in judge.window_ends(marked, mark):
+                listener.turn(0.0, starts, again, end)
             marked = mark
-            listener.turn(0.0, starts, again)
         on_block(at + 1)
     listener.turn(0.0, starts, again)
     while listener.turn(clock.idle / 1000 + 1.0, starts, again):
@@ -137,10 +138,12 @@ class _Listener:
         self.latest: dict[tuple[str, str, str], Verdict] = {}
         self.alerts: list[Alert] = []
 
-    def turn(self, now: float, starts: Sequence[int], again: Callable[[int], list[Partial]]) -> int:
+    def turn(
+        self, now: float, starts: Sequence[int], again: Callable[[int], list[Partial]], until: int | None = None
+    ) -> int:
         for window, offsets in self._judge.wanted().items():
             self._judge.supply(window, list(_partials(offsets, starts, again)))
-        closed = self._judge.turn(now).closed
+        closed = self._judge.turn(now, until=until).closed
         for one in closed:
             self._hear(one)
         return len(closed)
@@ -181,8 +184,8 @@ def _partition(rows: pa.Table, partition: int, contract: Contract, before: int |
 
 def _cuts(reached: np.ndarray, clock: Clock) -> list[int]:
     """Where blocks begin, and the end."""
-    windows = np.flatnonzero(np.diff(reached // clock.slide)) + 1 if clock.rows is None else np.empty(0, np.int64)
-    edges = np.concatenate(([0], windows, [len(reached)])).tolist()
+    spans = np.flatnonzero(np.diff(reached // (clock.slide * BLOCK_WINDOWS))) + 1
+    edges = [0, *spans.tolist(), len(reached)]
     return [*(at for low, high in itertools.pairwise(edges) for at in range(low, high, BLOCK_ROWS)), len(reached)]
 
 

@@ -1,7 +1,8 @@
 """EDGE. References that move with time: `kind: last-week` and `rolling` of the contract, made anew by the controller.
 
 What drifts slowly is taken into such a reference without a page: that is its purpose and its price. So none is made while
-an episode fires: a shift that somebody is to decide about is not made the norm behind their back.
+an episode fires: a shift that somebody is to decide about is not made the norm behind their back. And where the span holds
+too few rows to page by, the one before stays: a gap in the data must not silence the monitor.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pipeline.contract import Contract, ReferencePlan
 from pipeline.logs import log
 from pipeline.settings import Settings
 from pipeline.times import ms, to_text
+from stream_processors.detectors.budget import SMALLEST_REFERENCE
 from stream_processors.judging.panes import clock_of
 from stream_processors.reference.store import read_store
 
@@ -44,6 +46,9 @@ def publish_due(settings: Settings, contract: Contract) -> int | None:
     if not due:
         return None
     rows = dataset.events_between(settings, contract, *due)
+    if sets and rows.height < SMALLEST_REFERENCE <= max(r.rows for r in sets[-1].load().values()):
+        log("reference_put_off", "warning", dataset=contract.id, rows=rows.height, needed=SMALLEST_REFERENCE)
+        return None
     window = clock_of(contract).window
     newest = promotion.newest_event_time(settings, contract) or bounds[1]  # what is judged already stays judged
     effective = (newest // window + 1) * window

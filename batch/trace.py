@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import polars as pl
 from confluent_kafka import KafkaException
 
-from batch import ledger, ledger_topic, table
+from batch import answer_log, ledger, ledger_topic, table
 from batch.ledger import Entry, Ledger
 from batch.recorded import key_of
 from batch.trace_text import text
@@ -27,7 +27,7 @@ from pipeline.settings import Settings
 from pipeline.times import to_text
 
 REACH_S = 5.0
-READ_S = 60.0  # the prediction log holds days; 100,000 answers are read in a second
+READ_S = 60.0  # where no time narrows the log: 100,000 answers are read in a second
 _COORDINATE = re.compile(r"^(?:(?P<topic>[^\[\]]+)\[(?P<at>\d+)\]|(?P<partition>\d+))@(?P<offset>\d+)$")
 Json = dict[str, object]
 Place = tuple[int, int]  # raw partition and offset
@@ -64,7 +64,7 @@ def trace(settings: Settings, contract: Contract, model: str, asked: str) -> Tra
     found, place = Trace(asked, model), _place(asked, contract)
     live = _reachable(settings, found)
     if live:
-        _prediction(settings, contract, found, place)
+        _prediction(settings, contract, found, place, _arrived(settings, contract, place))
     raw = (found.prediction or {}).get("raw")
     if isinstance(raw, Mapping):
         place = (int(raw["partition"]), int(raw["offset"]))
@@ -91,37 +91,48 @@ def _reachable(settings: Settings, found: Trace) -> bool:
     return True
 
 
-def _prediction(settings: Settings, contract: Contract, found: Trace, place: Place | None) -> None:
+def _arrived(settings: Settings, contract: Contract, place: Place | None) -> int | None:
+    """Wall time in ms before which nobody can have been asked about the row at that place."""
+    if place is None or not table.exists(settings, contract.id):
+        return None
+    row = _at(table.scan(settings, contract.id), place).select(pl.col(APPEND_TIME).dt.epoch("ms")).collect()
+    return int(row.item()) if row.height else None
+
+
+def _prediction(settings: Settings, contract: Contract, found: Trace, place: Place | None, since: int | None) -> None:
     """The first answer counts, as everywhere; an id names one answer."""
-    topic, key = topics.predictions(contract.id), key_of(contract)
+    topic, hits = topics.predictions(contract.id), list[Json]()
     try:
-        hits = sorted(_answers(settings, topic, key, found.asked, place), key=lambda a: str(a.get("at")))
+        for hit in _answers(settings, topic, key_of(contract), found.asked, place, since):
+            hits.append(hit)
     except (Unreachable, KafkaException, KeyError) as error:
-        found.absent["prediction"] = f"{topic}: {error}"
-        return
-    if not hits:
-        found.absent["prediction"] = f"{topic} holds no answer about {found.asked}"
-        return
-    found.prediction, found.others = hits[0], hits[1:]
-    found.version = str(hits[0]["version"])
+        found.absent["further answers" if hits else "prediction"] = f"{topic}: {error}"
+    if hits:
+        found.prediction, *found.others = sorted(hits, key=lambda a: str(a.get("at")))
+        found.version = str(found.prediction["version"])
+    else:
+        found.absent.setdefault("prediction", f"{topic} holds no answer about {found.asked}")
 
 
-def _answers(settings: Settings, topic: str, key: str | None, asked: str, place: Place | None) -> Iterator[Json]:
+def _answers(
+    settings: Settings, topic: str, key: str | None, asked: str, place: Place | None, since: int | None
+) -> Iterator[Json]:
+    """By an id that tells its time a few seconds of the log are read; by a place what was written since; else all of it."""
+    if answer_log.made_at(asked) is not None:
+        one = answer_log.find(settings, topic, asked, deadline_s=READ_S)
+        yield from [one] if one and one.get("version") else []
+        return
     needle = (asked if place is None else str(place[1])).encode()
-    for message in read_all(settings, topic, deadline_s=READ_S):
+    start = None if since is None else answer_log.offsets_at(settings, topic, since)
+    for message in read_all(settings, topic, deadline_s=READ_S, from_offsets=start):
         value = message.value() or b""
         if needle not in value:
             continue
-        try:
-            body = json.loads(value)
-            raw = body.get("raw") or {}
-            matches = (
-                (raw.get("partition"), raw.get("offset")) == place if place else asked in (body["id"], body.get(key))
-            )
-            if matches and body["version"]:
-                yield body
-        except (ValueError, KeyError, AttributeError):  # no prediction
-            continue
+        body = answer_log.json_object(value)
+        raw = body.get("raw")
+        at = (raw.get("partition"), raw.get("offset")) if isinstance(raw, dict) else None
+        if body.get("version") and (at == place if place else asked in (body.get("id"), body.get(key or ""))):
+            yield body
 
 
 def _row(settings: Settings, contract: Contract, found: Trace, place: Place | None, key: object) -> None:
@@ -131,7 +142,7 @@ def _row(settings: Settings, contract: Contract, found: Trace, place: Place | No
         return
     events = table.scan(settings, contract.id)
     if place:
-        events = events.filter(pl.col(RAW_PARTITION) == place[0], pl.col(RAW_OFFSET) == place[1])
+        events = _at(events, place)
     elif name and key is not None:
         events = events.filter(pl.col(name) == str(key)).sort(APPEND_TIME, RAW_PARTITION, RAW_OFFSET)
     else:
@@ -257,6 +268,10 @@ def _bundle(settings: Settings, found: Trace, artifact: Mapping[str, object]) ->
         "intact": digest == artifact["sha256"],
         "answered_by_it": answered == digest,
     }
+
+
+def _at(events: pl.LazyFrame, place: Place) -> pl.LazyFrame:
+    return events.filter(pl.col(RAW_PARTITION) == place[0], pl.col(RAW_OFFSET) == place[1])
 
 
 def _place(asked: str, contract: Contract) -> Place | None:

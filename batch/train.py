@@ -244,7 +244,7 @@ def _train(
         judged,
         time.monotonic() - began,
         recipe,
-        online_file.update(settings, contract, model, data.rows, champion),
+        online_file.update(settings, contract, model, data.rows, champion, order.start),
     )
     _enter(settings, order, trained)
     return trained
@@ -320,6 +320,7 @@ def _judge(
         candidate,
         test,
         recent=None if order.since is None else rows.filter(clock >= order.since),
+        since=order.since,
         in_episode=order.episode is not None,
         asked=compare.asked_of(settings, contract, version),
     )

@@ -66,7 +66,7 @@ def told(found: Mapping[str, object]) -> str:
     other = f"version {found['former']}" if found["against"] == "former" else "its own promise"
     told = f"{float(str(excess)):+.1%}" if excess is not None else "unknown"
     said = f"loss {told} against {other} over {rows} labelled answers (evidence {float(str(found['log_e'] or 0)):.1f} of {float(str(found['threshold'])):.1f})"
-    words = {"rollback": "worse", "alert": "worse, and no former champion that loads", "keep": "not worse"}
+    words = {"rollback": "worse", "alert": "worse, and no former champion that loads", "keep": "not shown to be worse"}
     return f"{words.get(str(found['verdict']), 'not decided')}: {said}"
 
 

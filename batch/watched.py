@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import polars as pl
 
-from batch import compare, ledger, policy, watch
+from batch import compare, dataset, ledger, policy, watch
 from batch.compare import label_of
 from batch.labels import LABEL
 from batch.ledger import Entry, Ledger
@@ -38,6 +38,7 @@ class Look:
     former: str | None
     former_loads: bool
     answers: int  # recorded since the promotion
+    arrived: int  # labelled rows since the promotion, answered by it or not
     watched: Watched
     verdict: str
     policy: str
@@ -67,8 +68,19 @@ def look(settings: Settings, contract: Contract, model: str) -> Look:
     scores = _former_scores(settings, entries, now, rows)
     found = _measure(rows, scores, limits)
     loads = scores is not None
-    said = policy.verdict({**asdict(found), "former_loads": loads})
-    return Look(now.seq, str(now.draft.version), now.draft.former, loads, asked.height, found, said, policy.version())
+    arrived = dataset.count_labelled(settings, contract, arrived_since=to_ms(now.draft.at))
+    said = policy.verdict({**asdict(found), "former_loads": loads, "arrived": arrived})
+    return Look(
+        now.seq,
+        str(now.draft.version),
+        now.draft.former,
+        loads,
+        asked.height,
+        arrived,
+        found,
+        said,
+        policy.version(),
+    )
 
 
 def _measure(rows: pl.DataFrame, former: np.ndarray | None, limits: Mapping[str, float]) -> Watched:

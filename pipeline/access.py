@@ -95,7 +95,12 @@ def roles(dataset: str) -> tuple[Role, ...]:
             writes=(topics.LEDGER, topics.REFERENCES, topics.REQUESTS, topics.LINEAGE),
             transactional=("control", "reference"),
         ),
-        Role("serve", "serve", reads=(topics.LEDGER, topics.features(dataset)), writes=(predictions,)),
+        Role(
+            "serve",
+            "serve",
+            reads=(topics.LEDGER, topics.features(dataset), predictions),  # one answer, to explain it
+            writes=(predictions,),
+        ),
         Role("page", "page", reads=(topics.VERDICTS, topics.ALERTS, topics.LEDGER)),
         Role("watch", "watch"),
     )

@@ -232,9 +232,14 @@ def committed(
 
 
 def read_all(
-    settings: Settings, topic: str, *, deadline_s: float = 60, from_offsets: dict[int, int] | None = None
+    settings: Settings,
+    topic: str,
+    *,
+    deadline_s: float = 60,
+    from_offsets: dict[int, int] | None = None,
+    to_offsets: dict[int, int] | None = None,
 ) -> Iterator[Message]:
-    """Every committed message from the beginning (or given offsets) up to the end at the time of the call, then stop.
+    """Every committed message from the beginning (or given offsets) up to the end at the time of the call (or given ones), then stop.
 
     The order is kept within a partition only. For ledgers, verdicts, references: topics that one process can read whole.
     """
@@ -244,8 +249,9 @@ def read_all(
         **{"enable.partition.eof": True, "fetch.wait.max.ms": 20},  # it reads to the end: nothing to wait for there
     )
     try:
-        ends = {p: hi for p, (lo, hi) in bounds(client, topic).items() if hi > lo}
-        starts = from_offsets or {}
+        starts, stops = from_offsets or {}, to_offsets or {}
+        there = {p: (lo, min(hi, stops.get(p, hi))) for p, (lo, hi) in bounds(client, topic).items()}
+        ends = {p: hi for p, (lo, hi) in there.items() if hi > max(lo, starts.get(p, lo))}
         client.assign([TopicPartition(topic, p, starts.get(p, OFFSET_BEGINNING)) for p in ends])
         open_, until = set(ends), time.monotonic() + deadline_s
         while open_:

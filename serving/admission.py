@@ -36,6 +36,11 @@ class _Batch(msgspec.Struct, forbid_unknown_fields=True):
     raw: RawCoordinates | None = None
 
 
+class _Asked(msgspec.Struct, forbid_unknown_fields=True):
+    prediction_id: str
+
+
+_ASKED = msgspec.json.Decoder(_Asked, strict=True)
 _BATCH = msgspec.json.Decoder(_Batch, strict=True)
 _RAW = msgspec.json.Decoder(RawCoordinates, strict=True)
 
@@ -63,6 +68,14 @@ class Admission:
         if isinstance(row, Reject):
             raise _refusal(row)
         return row
+
+    def asked_about(self, content_type: str, body: bytes) -> str | None:
+        """The id in `{"prediction_id": id}`; None for any other body, which `one` judges."""
+        _check_envelope(content_type, body, MAX_RECORD, (JSON_TYPE,))
+        try:
+            return _ASKED.decode(body).prediction_id
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
 
     def many(self, content_type: str, body: bytes) -> Admitted:
         """`{"rows": [...]}` or an Arrow stream, at most MAX_ROWS rows, all of them or none; `row` counts from 0."""

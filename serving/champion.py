@@ -17,6 +17,7 @@ import msgspec
 from confluent_kafka import Message
 
 from batch.model import BadBundle, Scorer, load, locate
+from pipeline.errors import DriftlineError
 from pipeline.kafka import follow
 from pipeline.logs import log
 from pipeline.meter import Meter
@@ -60,6 +61,8 @@ class ChampionFollower:
         self._wanted: Promotion | None = None
         self._taken = 0  # seq of the last entry
         self._warm: OrderedDict[str, Scorer] = OrderedDict()
+        self._crowned: dict[str, Artifact] = {}  # by digest: all that ever served
+        self._recalled: tuple[str, Scorer] | None = None  # the last one that `model_of` had to read
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
 
@@ -69,6 +72,20 @@ class ChampionFollower:
 
     def stop(self) -> None:
         self._stopped.set()
+
+    def model_of(self, digest: str) -> Scorer | None:
+        """A model that serves or has served, by its digest; None if its files are gone, or refused. Any thread may ask."""
+        kept, artifact = self._recalled, self._crowned.get(digest)
+        if (scorer := self._warm.get(digest)) is not None or artifact is None:
+            return scorer
+        if kept is None or kept[0] != digest:
+            try:
+                kept = (digest, load(locate(self._settings.home, artifact.uri), digest))
+            except (DriftlineError, OSError) as error:
+                log("model_not_recalled", "warning", model=self._model, digest=digest[:16], error=error)
+                return None
+            self._recalled = kept
+        return kept[1]
 
     def _run(self) -> None:
         try:
@@ -82,6 +99,7 @@ class ChampionFollower:
         entry = promotion(message.value() or b"", self._model)
         if entry is None or entry.seq <= self._taken:
             return  # two publishers: a repeat or an older entry says nothing new
+        self._crowned[entry.artifact.sha256] = entry.artifact
         self._taken, self._wanted = entry.seq, entry
         if self.ready.is_set():
             self._load()

@@ -45,6 +45,12 @@ def base_of(log_odds: float) -> Base:
     return Base(log_odds=log_odds, score=_sigmoid(log_odds))
 
 
+def values_of(features: FeatureSet, row: Sequence[float]) -> dict[str, object]:
+    """The categories of a model's row by their own values; one that the model never saw is missing."""
+    codes = dict(zip(features.names, row, strict=True))
+    return {c: known[int(codes[c])] for c, known in features.categories.items() if 0 <= codes[c] < len(known)}
+
+
 def contributions(
     features: FeatureSet, record: Mapping[str, object], row: Sequence[float], base: float, added: np.ndarray
 ) -> list[Contribution]:

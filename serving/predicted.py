@@ -28,6 +28,7 @@ class Answered:
     raw: RawCoordinates | None = None
     features: Mapping[str, object] | None = None  # up to where the history of the row's entities was known
     slices: Mapping[str, Sequence[object]] = field(default_factory=dict)  # the contract's slices: a value a row
+    rows: np.ndarray | None = None  # what the model saw, a column a feature; NaN becomes null
 
 
 def key_of(contract: Contract) -> str | None:
@@ -41,6 +42,7 @@ def messages(answered: Answered, at: int, model: str, key: str, time: str) -> It
     for start in range(0, len(answered.scores), SLICE):
         end = min(start + SLICE, len(answered.scores))
         times = np.datetime_as_string(np.array(answered.times[start:end], "M8[ms]")).tolist()
+        rows = None if answered.rows is None else answered.rows[start:end].tolist()
         part: list[dict[str, object]] = []
         for i, when in zip(range(start, end), times, strict=True):
             where = {"topic": raw.topic, "partition": raw.partition, "offset": raw.offsets[i]} if raw else None
@@ -56,6 +58,7 @@ def messages(answered: Answered, at: int, model: str, key: str, time: str) -> It
                 "raw": where,
                 "features": answered.features,
                 "slices": {name: values[i] for name, values in answered.slices.items()},
+                "row": rows and rows[i - start],
             }
             part.append({"value": _ENCODER.encode(entry), "key": answered.keys[i]})
         yield part

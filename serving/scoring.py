@@ -105,10 +105,8 @@ class Scoring:
         history, as_of = self._row_history(features, record)
         row = np.array([features.row(record, history)])
         score = float(champion.scorer.score_matrix(row)[0])
-        key = self._key_of(record)
-        answered = self._answered(
-            champion, [key], [_ms(record[self._time])], [score], None, as_of, {s: [record[s]] for s in self._slices}
-        )
+        key, slices = self._key_of(record), {s: [record[s]] for s in self._slices}
+        answered = self._answered(champion, [key], [_ms(record[self._time])], [score], None, as_of, slices, row)
         said = Prediction(f"{answered.id}-0", key, score, self._model, champion.version, champion.digest, _text(as_of))
         return Answer(_ENCODER.encode(said), JSON_TYPE, answered)
 
@@ -117,12 +115,12 @@ class Scoring:
         features = champion.scorer.features
         frame = pl.DataFrame(pl.from_arrow(admitted.batch))
         history, as_of = self._history(features, frame, admitted.raw)
-        scores = champion.scorer.score_matrix(features.matrix(frame, history))
+        matrix = features.matrix(frame, history)
+        scores = champion.scorer.score_matrix(matrix)
         keys = frame[self._key].cast(pl.String).to_list() if self._key else [None] * len(frame)
         times = admitted.batch.column(self._time).view(pa.int64()).to_numpy(zero_copy_only=False)
-        answered = self._answered(
-            champion, keys, times, scores.tolist(), admitted.raw, as_of, {s: frame[s].to_list() for s in self._slices}
-        )
+        slices = {s: frame[s].to_list() for s in self._slices}
+        answered = self._answered(champion, keys, times, scores.tolist(), admitted.raw, as_of, slices, matrix)
         if admitted.arrow:
             return Answer(self._in_arrow(champion, answered, scores, as_of), ARROW_TYPE, answered)
         said = Predictions(
@@ -132,17 +130,26 @@ class Scoring:
 
     def explain(self, champion: Champion, content_type: str, body: bytes) -> Answer:
         """What /predict answers to the record, and what each feature adds to it. No prediction: nothing is logged."""
-        record = self._admission.one(content_type, body)
-        features, explainer = champion.scorer.features, self._explainer_of(champion)
+        record, features = self._admission.one(content_type, body), champion.scorer.features
         history, as_of = self._row_history(features, record)
         row = features.row(record, history)
-        matrix = np.array([row])
+        return answer_of(self.explain_row(champion, row, record, self._key_of(record), _text(as_of)))
+
+    def asked_about(self, content_type: str, body: bytes) -> str | None:
+        """The id of the prediction that is to be explained; None where the body is to be judged as a record."""
+        return self._admission.asked_about(content_type, body)
+
+    def explain_row(
+        self, champion: Champion, row: Sequence[float], record: Mapping[str, object], key: str | None, as_of: str | None
+    ) -> Explanation:
+        """Of what the model sees (`row`); `record` has the categories' own values."""
+        explainer, matrix = self._explainer_of(champion), np.array([row])
         score, added = float(champion.scorer.score_matrix(matrix)[0]), explainer.contributions(matrix)[0]
-        said = Explanation(
-            self._key_of(record), score, self._model, champion.version, champion.digest, _text(as_of),
-            base_of(explainer.base), explainer.base + float(added.sum()), contributions(features, record, row, explainer.base, added),
+        parts = contributions(champion.scorer.features, record, row, explainer.base, added)
+        return Explanation(
+            key, score, self._model, champion.version, champion.digest, as_of,
+            base_of(explainer.base), explainer.base + float(added.sum()), parts,
         )  # fmt: skip
-        return Answer(_ENCODER.encode(said))
 
     def model(self, champion: Champion, content_type: str, body: bytes) -> Answer:
         """What answers now: model, version, digest, contract, and the facts its training left."""
@@ -181,9 +188,12 @@ class Scoring:
         raw: RawCoordinates | None,
         as_of: AsOf | None,
         slices: Mapping[str, Sequence[object]],
+        rows: np.ndarray,
     ) -> Answered:
-        features = None if as_of is None else as_of.json()
-        return Answered(self._new_id(), keys, times, scores, champion.version, champion.digest, raw, features, slices)
+        known = None if as_of is None else as_of.json()
+        return Answered(
+            self._new_id(), keys, times, scores, champion.version, champion.digest, raw, known, slices, rows
+        )
 
     def _in_arrow(self, champion: Champion, answered: Answered, scores: np.ndarray, as_of: AsOf | None) -> bytes:
         """Columns `key` and `score`; what is one a batch stands in the schema's metadata."""
@@ -195,6 +205,11 @@ class Scoring:
         with pa.ipc.new_stream(sink, schema) as writer:
             writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
         return sink.getvalue().to_pybytes()
+
+
+def answer_of(said: msgspec.Struct) -> Answer:
+    """As JSON; nothing was predicted."""
+    return Answer(_ENCODER.encode(said))
 
 
 _ENCODER = msgspec.json.Encoder()

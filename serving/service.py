@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-import uuid
 from collections.abc import Callable
 from contextlib import nullcontext
 from contextvars import ContextVar
@@ -26,6 +25,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from batch import plan, tree_shap
+from batch.answer_log import request_id
 from monitoring.metrics import PrometheusMeter
 from pipeline import contract_file, decode
 from pipeline.settings import from_environment
@@ -34,6 +34,7 @@ from serving.body import Bodies
 from serving.champion import ChampionFollower
 from serving.explained import Explanation
 from serving.feature_store import FeatureStore
+from serving.logged import Explaining
 from serving.overload import Slots, Turns
 from serving.prediction_log import PredictionLog
 from serving.refusal import MAX_BODY, MAX_RECORD, Refusal
@@ -47,10 +48,11 @@ assert CONTRACT.label is not None, f"{CONTRACT.name} has no label: there is noth
 MODEL = f"{CONTRACT.id}-{CONTRACT.label.name}"
 METER = PrometheusMeter()
 FEATURES = FeatureStore(SETTINGS, CONTRACT, METER)
-SCORING = Scoring(CONTRACT, MODEL, Admission(decode.compile(CONTRACT)), FEATURES, new_id=lambda: uuid.uuid4().hex)
+SCORING = Scoring(CONTRACT, MODEL, Admission(decode.compile(CONTRACT)), FEATURES, new_id=lambda: request_id(time.time_ns() // 1_000_000, os.urandom(10)))  # fmt: skip
 CHAMPION = ChampionFollower(SETTINGS, MODEL, METER, check=lambda scorer: check_history(scorer.features, CONTRACT))
+EXPLAINING = Explaining(SETTINGS, CONTRACT, SCORING, CHAMPION.model_of)
 BODIES, BATCHES = Bodies(), Slots()
-EXPLANATIONS = Slots(4)  # asked by people, one by one; they wait behind batches
+EXPLANATIONS = Slots(4)  # asked by people, one by one
 WORKERS = int(os.environ.get("DRIFTLINE_SERVING_WORKERS", "2"))
 
 
@@ -66,7 +68,7 @@ class Route:
 ROUTES = {
     "/predict": Route(SCORING.one, MAX_RECORD),
     "/predict_batch": Route(SCORING.many, MAX_BODY, BATCHES),
-    "/explain": Route(SCORING.explain, MAX_RECORD, EXPLANATIONS),
+    "/explain": Route(EXPLAINING.explain, MAX_RECORD, EXPLANATIONS),
     "/model": Route(SCORING.model, MAX_RECORD),
 }
 
@@ -93,6 +95,15 @@ class Record(pydantic.RootModel[dict[str, Any]]):
     @classmethod
     def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> dict[str, Any]:
         return _schema()
+
+
+class Subject(pydantic.RootModel[dict[str, Any]]):
+    """What is to be explained: a record of the contract, or `{"prediction_id": id}`."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> dict[str, Any]:
+        id = {"type": "object", "properties": {"prediction_id": {"type": "string"}}, "required": ["prediction_id"], "additionalProperties": False}  # fmt: skip
+        return {"oneOf": [_schema(), id]}
 
 
 class Batch(pydantic.RootModel[dict[str, Any]]):
@@ -145,7 +156,7 @@ class Gate:
             body = await BODIES.read(receive, headers, route.limit)
             with route.slots or nullcontext():  # only now: a client that sends slowly holds up nobody
                 ASKED.set(Asked(route, _serving(), headers.get("content-type", ""), body))
-                await self._app(scope, _nothing_to_read, watched)
+                await self._app(_of_no_type(scope), _nothing_to_read, watched)
         except Refusal as refusal:
             await _refused(refusal)(scope, receive, watched)
             return
@@ -167,6 +178,11 @@ def _serving() -> Champion:
     if CHAMPION.current is None:
         raise Refusal(503, f"{MODEL}: no model has passed the gate yet; `driftline models history` tells why")
     return CHAMPION.current
+
+
+def _of_no_type(scope: Scope) -> Scope:
+    """Without a content type: BentoML takes it for JSON and does not look for forms in the empty object."""
+    return {**scope, "headers": [header for header in scope["headers"] if header[0] != b"content-type"]}
 
 
 async def _nothing_to_read() -> Message:
@@ -199,9 +215,9 @@ class Serving:
         return self._answer("predict_batch")
 
     @bentoml.api(route="/explain", output_spec=_documented(Explanation))
-    def explain(self, record: Record, /) -> Any:
-        """Beside the event loop, as batches are: single predictions go on meanwhile."""
-        return self._answer("explain")
+    async def explain(self, record: Subject, /) -> Any:
+        """In a thread of its own, so that nothing waits for it while it reads the log."""
+        return await asyncio.to_thread(self._answer, "explain")
 
     @bentoml.api(route="/model", output_spec=dict)
     async def model(self) -> Any:

@@ -26,7 +26,7 @@ from pipeline.contract import DriftPlan, Tolerance
 from stream_processors.comparing import statistics
 from stream_processors.detectors.detector import Detectors, Evidence
 from stream_processors.detectors.reach import smallest_effect
-from stream_processors.judging.panes import WHOLE, Key, segment_name
+from stream_processors.judging.panes import SEGMENT_ROWS, SEGMENTS_A_GROUPING, WHOLE, Key, segment_name
 from stream_processors.library.frames import Data, alike, expect, table_of
 from stream_processors.library.options import check_alpha, check_rule, check_steps, groupings_of, monitored, unwatched
 from stream_processors.library.result import FeatureResult, Result, State, loudest
@@ -37,8 +37,6 @@ from stream_processors.reference.grid import coarse_counts
 
 PANE_ROWS = 1_000
 RUN_LENGTH = 10_000_000  # rows between false alarms
-SEGMENT_ROWS = 200  # a value with fewer reference rows is no segment of its own
-SEGMENTS_A_GROUPING = 50
 WARNING_DISTANCE = 2.0  # natural log, as in the stream
 REMEMBERED_PANES = 2_000  # of the evidence that `plot` shows
 _PANE = timedelta(seconds=1)  # a pane has no duration here; the budget only counts panes
@@ -260,13 +258,23 @@ def _columns(plan: DriftPlan, table: pa.Table, segments: set[str]) -> Iterable[t
     for feature in plan.features:
         yield (feature.name, WHOLE), table.column(feature.name)
     for columns in plan.segments:
-        for values in table.select(list(columns)).drop_null().group_by(list(columns)).aggregate([]).to_pylist():
-            name = segment_name(columns, tuple(values.values()))
+        features = [f for f in plan.features if f.name not in columns]
+        for name, rows in _split(table, columns):
             if name in segments:
-                mask = np.logical_and.reduce([np.asarray(pc.equal(table.column(c), v).fill_null(False)) for c, v in values.items()])  # fmt: skip
-                part = table.filter(pa.array(mask))
-                for feature in (f for f in plan.features if f.name not in columns):
-                    yield (feature.name, name), part.column(feature.name)
+                for feature in features:
+                    yield (feature.name, name), table.column(feature.name).take(rows)
+
+
+def _split(table: pa.Table, columns: Sequence[str]) -> Iterable[tuple[str, pa.Array]]:
+    """(segment, its rows in their order) of each value of a grouping; rows with a null in it belong to none."""
+    encoded = [table.column(c).combine_chunks().dictionary_encode() for c in columns]
+    codes, sizes = [e.indices.fill_null(-1).to_numpy() for e in encoded], [max(1, len(e.dictionary)) for e in encoded]
+    whole = np.flatnonzero(np.logical_and.reduce([c >= 0 for c in codes]))
+    distinct, of = np.unique(np.ravel_multi_index([c[whole] for c in codes], sizes), return_inverse=True)
+    order, ends = whole[np.argsort(of, kind="stable")], np.cumsum(np.bincount(of, minlength=len(distinct)))
+    for at, place in enumerate(zip(*np.unravel_index(distinct, sizes), strict=True)):
+        values = tuple(e.dictionary[int(i)].as_py() for e, i in zip(encoded, place, strict=True))
+        yield segment_name(tuple(columns), values), pa.array(order[ends[at - 1] if at else 0 : ends[at]])
 
 
 def _either(told: statistics.WindowStatistics) -> float | None:

@@ -13,6 +13,7 @@ promotion := {
 	"calibration": 0.05, # weighted mean gap between promised and observed share
 	"group_margin": 0.03, # of a group's gap between promised and observed share: how much wider it may become
 	"requests": 500, # recorded requests from which a replay is judged
+	"lost": 0.1, # share of recorded requests whose row the lake should have and has not
 	"disagreement": 0.25, # share of recorded requests that would be decided the other way
 	"bytes": 16777216, # of a bundle
 	"row_ms": 5.0, # CPU time of one row
@@ -25,5 +26,6 @@ watch := {
 	"margin": 0.005, # of the former champion's loss
 	"live": 0.1, # of the promised loss, where no former champion can be asked
 	"rows": 20000, # labelled answers after which the watch ends
+	"arrived": 200000, # labelled rows since the promotion after which it ends too: then hardly an answer is recorded
 	"clip": 0.01, # scores are kept this far from 0 and 1: a bounded loss
 }

@@ -25,7 +25,7 @@ required := safety | {"rows", "numbers", "better", "calibration", "new"} if {
 	input.force == false
 }
 
-required := safety | {"rows", "numbers", "better", "slices", "groups", "calibration", "replay", "new"} if {
+required := safety | {"rows", "numbers", "better", "slices", "groups", "calibration", "lost", "replay", "new"} if {
 	input.kind == "challenger"
 	input.force == false
 }
@@ -81,7 +81,20 @@ passed contains "calibration" if { # not calibrated, yet better than what serves
 	number_within(input.calibration.challenger, input.calibration.champion)
 }
 
-passed contains "replay" if { # too few requests were recorded to say anything
+passed contains "lost" if { # nobody wins on the few requests that can be asked again
+	number_within(input.replay.lost, limits.lost * recorded)
+}
+
+passed contains "lost" if recorded < limits.requests # too few were recorded to say anything
+
+recorded := input.replay.requests + input.replay.lost if {
+	is_number(input.replay.requests)
+	is_number(input.replay.lost)
+	input.replay.requests >= 0
+	input.replay.lost >= 0
+}
+
+passed contains "replay" if { # too few can be asked again to say anything
 	is_number(input.replay.requests)
 	input.replay.requests >= 0
 	input.replay.requests < limits.requests
@@ -142,6 +155,8 @@ basis := "not worse overall and better after the shift" if {
 	input.episode == true
 	not superior
 	below(input.overall, limits.margin)
+	is_number(input.after.rows)
+	input.after.rows >= limits.rows
 	below(input.after, 0)
 }
 

@@ -28,6 +28,12 @@ verdict := "keep" if {
 	input.rows >= limits.rows
 }
 
+verdict := "keep" if { # nobody records its answers
+	not worse
+	is_number(input.arrived)
+	input.arrived >= limits.arrived
+}
+
 worse if {
 	is_number(input.log_e)
 	is_number(input.threshold)

@@ -6,11 +6,13 @@ Knows no order of the categories. Everything is finite; where there is nothing t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import special
 
+from pipeline.blocks import VALID
+from pipeline.contract import REJECTS
 from stream_processors.comparing.law import category_law
 from stream_processors.comparing.p_values import chi_square_p_value, share_p_value
 from stream_processors.reference.cells import FeatureReference
@@ -19,6 +21,8 @@ from stream_processors.reference.counts import Counts
 SMALLEST_EXPECTED = 5.0  # rows expected in a cell of a chi-square test; cells with fewer are taken together
 MOST_VANISHED, MOST_MOVES = 10, 5  # named
 NEW = "(new)"
+FEW_EXPECTED = "fewer than 5 rows expected in all cells but one"
+ONE_CATEGORY = "one category in reference and window"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,7 @@ class CategoryFacts:
     null_ratio: float | None
     null_ratio_reference: float
     null_p_value: float | None = None
+    reject_p_value: float | None = None
     js: float | None = None
     p_value: float | None = None
     critical_value: float | None = None
@@ -42,6 +47,7 @@ class CategoryFacts:
     new_share: float | None = None
     vanished: tuple[str, ...] = ()
     top_moves: tuple[tuple[str, float], ...] = ()
+    unsaid: Mapping[str, str] = field(default_factory=dict)
 
 
 def compare_categories(
@@ -55,11 +61,12 @@ def compare_categories(
     was, rows, nulls, ratio = category_law(reference, slot_rows)
     n, total = counts.rows, counts.rows + counts.nulls
     p_null = share_p_value(counts.nulls, total, round(nulls), round(rows + nulls)) if total and rows else None
-    told = CategoryFacts(round(rows), reason, counts.nulls / total if total else None, ratio, p_null)
-    if reason:
-        return told
     dense = np.zeros(len(was), np.int64)
     dense[counts.codes] = counts.n
+    p_reject = _reject_p_value(reference, was, dense)
+    told = CategoryFacts(round(rows), reason, counts.nulls / total if total else None, ratio, p_null, p_reject)
+    if reason:
+        return told
     moves = dense / n - was / rows
     order = np.argsort(-np.abs(moves), kind="stable")
     names = [*reference.categories, NEW]
@@ -71,12 +78,24 @@ def compare_categories(
     g = g_test(r, w)
     gone = np.flatnonzero((dense[:-1] == 0) & (was[:-1] * (n / rows) >= SMALLEST_EXPECTED))
     gone = gone[np.argsort(-was[gone], kind="stable")][:MOST_VANISHED]
+    unsaid = {} if tested else dict.fromkeys(("p_value", "g_statistic", "g_p_value"), FEW_EXPECTED)
+    unsaid |= {} if cells else {"critical_value": ONE_CATEGORY}
     return CategoryFacts(
-        told.rows, None, told.null_ratio, ratio, p_null, js, chi_square_p_value(statistic, freedom) if tested else None,
+        told.rows, None, told.null_ratio, ratio, p_null, p_reject, js, chi_square_p_value(statistic, freedom) if tested else None,
         _js_critical_value(cells, n, rows, alpha), names[order[0]], int(np.sign(moves[order[0]])), float(abs(moves[order[0]])),
         psi(was, dense), g if tested else None, chi_square_p_value(g, freedom) if tested else None, float(max(0.0, moves[-1])), tuple(names[i] for i in gone),
-        tuple((names[i], float(moves[i])) for i in order[:MOST_MOVES] if moves[i]),
+        tuple((names[i], float(moves[i])) for i in order[:MOST_MOVES] if moves[i]), unsaid,
     )  # fmt: skip
+
+
+def _reject_p_value(reference: FeatureReference, was: np.ndarray, window: np.ndarray) -> float | None:
+    """Exact test of rejected records against valid ones; None for any other feature, and without a record in both."""
+    if reference.feature != REJECTS.name or VALID not in reference.categories:
+        return None
+    valid, rows, n = reference.categories.index(VALID), round(was.sum()), int(window.sum())
+    if not rows or not n:
+        return None
+    return share_p_value(n - int(window[valid]), n, rows - round(was[valid]), rows)
 
 
 def psi(reference: np.ndarray, window: np.ndarray) -> float:

@@ -66,7 +66,9 @@ def share_p_value(hits: int, n: int, reference_hits: int, rows: int) -> float:
     """Two-sided p-value that two shares are equal: Fisher's exact conditional test, twice the smaller tail.
 
     Given hits + reference_hits, the hits are hypergeometric if both samples follow one law, whatever the share. The tail
-    is summed from the observed number outwards until a term no longer counts; cost O(standard deviation).
+    is summed from the observed number outwards until a term no longer counts; cost O(standard deviation). For rows that
+    are independent of each other: what comes in bursts scatters more. References: Fisher, J. R. Stat. Soc. 98 (1935) 39,
+    doi:10.2307/2342435; doubling: Agresti, Stat. Sci. 7 (1992) 131, doi:10.1214/ss/1177011454.
 
     >>> round(share_p_value(12, 1_000, 500, 100_000), 5)
     0.01337

@@ -1,14 +1,15 @@
 """PURE. What a closed window says beside its reference, for people: distances, p-values, critical values, quantiles.
 
 Everything comes from the counts, so it is the same whatever way the rows came. None and a reason where there is nothing to
-say, never NaN. Nothing here raises an alarm under the default rule: at a p-value of 5 % twelve features would page 666
+say, never NaN: `undefined` for the whole window (too few rows, empty), `unsaid` for one figure of it (a constant reference
+has no deciles and no spread; infinite values have no mean). Nothing here raises an alarm under the default rule: at a p-value of 5 % twelve features would page 666
 times a day of one-minute windows. Categories are compared in `categories`, p-values are in `p_values`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -28,6 +29,13 @@ from stream_processors.reference.counts import Counts
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SMALLEST_WINDOW = 5  # rows with a value
 PSI_BINS = 10
+SCALED = ("psi", "js", "mean_shift")  # against the reference's own spread
+FIGURES = (
+    *("at", *SCALED, "quantiles_reference", "quantiles_window", "quantile_shifts"),
+    *("cramer_von_mises", "cvm_p_value", "wasserstein"),
+)  # of numbers, that one window may have and another not
+CONSTANT = "the reference holds one value"
+INFINITE = "infinite values, or too large ones"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +70,18 @@ class WindowStatistics:
     g_statistic: float | None = None  # likelihood-ratio test of homogeneity of categories
     g_p_value: float | None = None
     null_p_value: float | None = None  # of the share of nulls, exact
+    reject_p_value: float | None = None  # of the share of rejected records, exact; of the rejects alone
     new_share: float | None = None  # categories, few-valued numbers: never seen; other numbers: out of the range seen
     above_scale: tuple[float, float] | None = None  # (share of the rows beyond the last fence, which it is)
     below_scale: tuple[float, float] | None = None
     vanished: tuple[str, ...] = ()  # categories that the window should hold five of and lacks; the 10 most frequent
     top_moves: tuple[tuple[str, float], ...] = ()  # (category, share of the window - share of the reference)
+    unsaid: Mapping[str, str] = field(default_factory=dict)  # figure that is None although others are not -> why
+
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        """Figure -> why it is None; of a window without any statistic under `statistic`."""
+        return {"statistic": self.undefined} if self.undefined else self.unsaid
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,19 +112,30 @@ def compare(
     found = ks(reference, counts, law)
     window, was = _deciles(law, counts)
     places, held = _places(reference, every)
-    cvm = cramer_von_mises(counts, law)
+    constant = len(law.values) == 1
+    cvm = cramer_von_mises(counts, law) if not (constant and found.statistic == 0) else None
     quantiles = law.values[law.quantile_index(np.array(QUANTILES))]
     own = places[np.searchsorted(np.cumsum(held.n), np.array(QUANTILES) * n)]
     above, below = _off_scale(reference, every)
     with np.errstate(invalid="ignore", over="ignore"):
         shifts = own - quantiles
-    return WindowStatistics(
+    told = WindowStatistics(
         "numeric", n, counts.nulls, rows, alpha, None, found.statistic, ks_p_value(found.statistic, n, rows),
-        ks_critical_value(n, rows, alpha), _finite(found.at), found.sign, found.statistic, psi(was, window), jensen_shannon(was, window),
+        ks_critical_value(n, rows, alpha), _finite(found.at), found.sign, found.statistic,
+        None if constant else psi(was, window), None if constant else jensen_shannon(was, window),
         mean_shift=_mean_shift(law, held, places), quantiles_reference=_all_finite(quantiles), quantiles_window=_all_finite(own),
-        cramer_von_mises=cvm, cvm_p_value=cramer_von_mises_p_value(cvm, n, rows), wasserstein=wasserstein(law, held, places),
+        cramer_von_mises=cvm, cvm_p_value=None if cvm is None else cramer_von_mises_p_value(cvm, n, rows), wasserstein=wasserstein(law, held, places),
         quantile_shifts=_all_finite(shifts), new_share=_new_share(reference, counts), above_scale=above, below_scale=below, **nulls,
     )  # fmt: skip
+    unsaid = {name: _why(name, constant) for name in FIGURES if getattr(told, name) is None}
+    return replace(told, unsaid=unsaid) if unsaid else told
+
+
+def _why(figure: str, constant: bool) -> str:
+    """Why this figure of numbers is None."""
+    if constant and figure.startswith(("cramer", "cvm")):
+        return "reference and window hold the same one value, so ranks say nothing"
+    return CONSTANT if constant and figure in SCALED else INFINITE
 
 
 def undefined(n: int, total: int, rows: int) -> str | None:
@@ -211,21 +237,29 @@ def cramer_von_mises(counts: Counts, law: Law) -> float:
     that hold a value). Reference: Anderson 1962, doi:10.1214/aoms/1177704477.
     """
     n, rows, codes = float(counts.rows), float(law.rows), counts.codes.astype(np.int64)
-    before, upto = law.before(codes).astype(np.float64), law.upto(codes).astype(np.float64)
-    after = np.cumsum(counts.n).astype(np.float64)
-    earlier, left = np.concatenate(([0.0], after[:-1])), np.concatenate(([0.0], upto[:-1]))
-    total = _bridge(earlier / n, left, before - left, np.zeros_like(before), n, rows)
-    total += _bridge(earlier / n, before, upto - before, after - earlier, n, rows)
-    total += _bridge(np.ones(1), upto[-1:], rows - upto[-1:], np.zeros(1), n, rows)
+    total = _bridges(law.before(codes), law.upto(codes), counts.n, n, rows)
     return float(total * n * rows / (n + rows) ** 2)
 
 
-def _bridge(g: np.ndarray, start: np.ndarray, b: np.ndarray, a: np.ndarray, n: float, rows: float) -> float:
-    """Sum of (F - G)^2 over groups of a + b rows in any order, F and G being start / rows and g before each."""
+@njit(cache=True, nogil=True)
+def _bridges(before, upto, counts, n, rows):
+    """Sum of (F - G)^2 over the groups that the window's places cut the pooled rows into."""
+    total, seen, left = 0.0, 0.0, 0.0
+    for i in range(counts.size):
+        total += _bridge(seen / n, left, before[i] - left, 0.0, n, rows)
+        total += _bridge(seen / n, before[i], upto[i] - before[i], counts[i], n, rows)
+        seen, left = seen + counts[i], np.float64(upto[i])
+    return total + _bridge(1.0, left, rows - left, 0.0, n, rows)
+
+
+@njit(cache=True, inline="always")
+def _bridge(g, start, b, a, n, rows):
+    """Of one group of a + b rows in any order, F and G being start / rows and g before it."""
     t, d, e = a + b, start / rows - g, b / rows - a / n
-    safe = np.maximum(t, 1e-300)
-    inner = (t + 1) * (e * e * (2 * t + 1) + (1 / n + 1 / rows) ** 2 * a * b) / (6 * safe)
-    return float(np.sum(np.where(t > 0, t * d * d + d * e * (t + 1) + inner, 0.0)))
+    if not t > 0:
+        return 0.0
+    inner = (t + 1) * (e * e * (2 * t + 1) + (1 / n + 1 / rows) ** 2 * a * b) / (6 * t)
+    return t * d * d + d * e * (t + 1) + inner
 
 
 def wasserstein(law: Law, counts: Counts, places: np.ndarray) -> float | None:
@@ -297,14 +331,14 @@ def _of_categories(found: CategoryFacts, counts: Counts, alpha: float) -> Window
         "categorical", counts.rows, counts.nulls, found.rows, alpha, found.undefined, found.js, found.p_value,
         found.critical_value, found.at, found.sign, found.effect, found.psi, found.js, found.null_ratio,
         found.null_ratio_reference, g_statistic=found.g_statistic, g_p_value=found.g_p_value, null_p_value=found.null_p_value,
-        new_share=found.new_share, vanished=found.vanished, top_moves=found.top_moves,
+        reject_p_value=found.reject_p_value, new_share=found.new_share, vanished=found.vanished, top_moves=found.top_moves, unsaid=found.unsaid,
     )  # fmt: skip
 
 
 def _deciles(law: Law, counts: Counts) -> tuple[np.ndarray, np.ndarray]:
-    """(window, reference) counts between the law's deciles; fewer cells under ties."""
-    edges = np.unique(law.quantile_index(np.arange(1, PSI_BINS) / PSI_BINS))
-    edges = edges[edges < len(law.values) - 1]  # cell = up to and with the edge's value
+    """(window, reference) counts between the law's deciles; fewer cells under ties, two at least if there are two values."""
+    edges = law.quantile_index(np.arange(1, PSI_BINS) / PSI_BINS)
+    edges = np.unique(np.minimum(edges, max(0, len(law.values) - 2)))  # cell = up to and with the edge's value
     ends = 2 * edges + 1 if law.codes is None else law.codes[edges]
     cell = np.searchsorted(ends, counts.codes, side="left")
     window = np.bincount(cell, weights=counts.n, minlength=len(edges) + 1)

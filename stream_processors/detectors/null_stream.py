@@ -17,6 +17,10 @@ Two measurements of the same thresholds, at the live number of rows a pane:
    its threshold over L panes. What the scan finds over more than h panes is not seen. A run costs 2 ms.
    References: Siegmund, Ann. Stat. 4 (1976) 673, doi:10.1214/aos/1176343541; Lai, Zhang, Sankhya A 56 (1994) 292.
 
+Every key that may page is walked by itself, under the threshold that it has among all of them: keys are judged one by one,
+so a walk of one costs the same however many there are, and the caller says which ones are next. Between its walks a key's
+detector is kept in bytes (6 KB).
+
 Rows are drawn independently: what dependence between rows does to the live stream is not in it, and neither is the
 reference's own error. Draws are a function of name, reference version, pane and key.
 """
@@ -40,9 +44,9 @@ from stream_processors.detectors.engine import REFERENCE_ERROR
 from stream_processors.judging.panes import WHOLE, Key
 from stream_processors.reference.cells import FeatureReference
 
-KEYS = 6  # watched in this way: those of the whole first, then the largest segments
 RUN_PANES, FILLED = 160, 64  # h, h_0: false evidence of the smallest alternatives takes some 50 panes to gather
-RUNS = 4  # tilted runs of each key a walk
+RUNS = 4  # tilted runs of a key a walk
+ENOUGH = 2 * RUNS  # of a key's runs, from which on it is part of the rate
 PLAIN = 0.1  # of the bank's own weights that v keeps, so that no cause is ruled out
 STEPS, STEP_PANES, STEP_SHARE = (
     np.arange(1, 12) / 12,
@@ -63,9 +67,9 @@ class Walked:
 
 @dataclass(slots=True)
 class Rate:
-    """The measured false-alarm rate as a share of what the budget allows, over the keys that are walked."""
+    """The measured false-alarm rate over what the budget allows: both of the keys that have enough runs."""
 
-    allowed: Mapping[Key, float]  # false alarms a pane
+    allowed: Mapping[Key, float]  # false alarms a pane, of every key that may page
     n: dict[Key, int] = field(default_factory=dict)
     sums: dict[Key, tuple[float, float]] = field(default_factory=dict)
 
@@ -76,77 +80,92 @@ class Rate:
             self.sums[key] = one + sum(rates), two + sum(r * r for r in rates)
 
     @property
+    def known(self) -> list[Key]:
+        return [key for key in self.allowed if self.n.get(key, 0) >= ENOUGH]
+
+    @property
+    def covered(self) -> float:
+        """The share of the page budget that belongs to the keys with enough runs: 1 once every key was walked twice."""
+        return sum(self.allowed[key] for key in self.known) / sum(self.allowed.values()) if self.allowed else 0.0
+
+    @property
     def interval(self) -> tuple[float, float, float] | None:
-        """(low, estimate, high) of the share of the budget that is used, 95 %; None before every key has two runs."""
-        if not self.allowed or any(self.n.get(key, 0) < 2 for key in self.allowed):
+        """(low, estimate, high), 95 %, of false alarms over those allowed; None before a key has enough runs."""
+        known, mean, variance = self.known, 0.0, 0.0
+        if not known:
             return None
-        total, mean, variance = sum(self.allowed.values()), 0.0, 0.0
-        for key in self.allowed:
+        allowed = sum(self.allowed[key] for key in known)
+        for key in known:
             n, (one, two) = self.n[key], self.sums[key]
             mean += one / n
             variance += max(0.0, two / n - (one / n) ** 2) / (n - 1)
         if not mean:
             return 0.0, 0.0, 1.0  # nothing seen: the bound of the theory stands
         factor = exp(min(700.0, Z * sqrt(variance) / mean))  # values are skew, so the interval is that of the logarithm
-        return mean / total / factor, mean / total, mean / total * factor
+        return mean / allowed / factor, mean / allowed, mean / allowed * factor
 
 
 class NullStream:
-    """The null stream of one reference set under one plan."""
+    """The null stream of every key of one reference set that may page under one plan."""
 
     def __init__(self, references: Mapping[Key, FeatureReference], budget: Budget, plan: DriftPlan, name: str):
-        keys = _chosen(references, budget, plan)
-        share = sum(budget.shares[key] for key in keys)
-        self.references = {key: references[key] for key in keys}
-        # the same thresholds with fewer keys: the pages that all of them may have, times the share of these
-        self.detectors = Detectors(self.references, replace(plan, pages=plan.pages * share)) if keys else None
-        self.allowed = {key: 1.0 / budget.run_length(key) for key in keys}
-        self._pane, self._name = ms(plan.pane), name
-        self._state = self.detectors.start() if self.detectors else None
-        self._laws: dict[tuple[Key, int], np.ndarray] = {}
-        self._tilts: dict[tuple[Key, int, int], tuple[np.ndarray, np.ndarray]] = {}
+        able = [key for key in references if key in budget.by_key]
+        order = sorted(able, key=lambda key: (key[1] != WHOLE, -references[key].rows if key[1] != WHOLE else 0, key))
+        self.references = {key: references[key] for key in order}  # the whole first, then the largest segments
+        self.allowed = {key: 1.0 / budget.run_length(key) for key in order}
+        self._plan, self._shares, self._name = plan, budget.shares, name
+        self._states: dict[Key, bytes] = {}
+        self._at: tuple[Key, Detectors] | None = None
+        self._laws: dict[int, np.ndarray] = {}  # by slot, of the key that was walked last
+        self._tilts: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
+
+    def detectors(self, key: Key) -> Detectors:
+        """Those of one key, with its threshold: the pages that all of them may have, times its share."""
+        if self._at is None or self._at[0] != key:
+            alone = replace(self._plan, pages=self._plan.pages * self._shares[key])
+            self._at = key, Detectors({key: self.references[key]}, alone)
+            self._laws, self._tilts = {}, {}
+        return self._at[1]
 
     def walk(self, pane_starts: Sequence[int], rows: Mapping[Key, int], runs: int = RUNS) -> Walked:
-        """The null stream over these panes, `rows` in each; then tilted runs that begin with the first of them."""
-        if self.detectors is None or not pane_starts:
-            return Walked(0, 0, {})
-        alarms = self._null(pane_starts, rows)
-        rates = {
-            key: tuple(self._tilted(key, n, pane_starts[0], runs)) for key, n in rows.items() if n and key in self.references
-        }  # fmt: skip
+        """The null stream of the keys of `rows` over these panes, so many rows in each; then tilted runs that begin with the first pane."""
+        alarms, rates = 0, {}
+        for key, n in rows.items():
+            if n and pane_starts and key in self.references:
+                alarms += self._null(key, n, pane_starts)
+                rates[key] = tuple(self._tilted(key, n, pane_starts[0], runs))
         return Walked(len(pane_starts) * len(rates), alarms, rates)
 
     def law(self, key: Key, pane_start: int) -> np.ndarray:
         """The reference's shares of the coarse cells in the slot of a pane."""
-        reference = self.references[key]
-        slot = self._slot(key, pane_start)
-        if (key, slot) not in self._laws:
+        self.detectors(key)
+        reference, slot = self.references[key], self._slot(key, pane_start)
+        if slot not in self._laws:
             rows = reference.slot_cell_rows(slot) if reference.slots else reference.cell_rows
-            self._laws[key, slot] = rows / rows.sum()
-        return self._laws[key, slot]
+            self._laws[slot] = rows / rows.sum()
+        return self._laws[slot]
 
     def generator(self, key: Key, pane_start: int, purpose: str) -> np.random.Generator:
         version = self.references[key].version
         text = f"{self._name}/{version}/{pane_start}/{key[0]}/{key[1]}/{purpose}"
         return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:16]))
 
-    def _null(self, pane_starts: Sequence[int], rows: Mapping[Key, int]) -> int:
-        assert self.detectors is not None and self._state is not None
-        alarms = 0
-        for start in pane_starts:
-            drawn = {
-                key: self.generator(key, start, "null").multinomial(n, self.law(key, start)) for key, n in rows.items() if key in self.references
-            }  # fmt: skip
-            self.detectors.step_coarse(self._state, drawn, start)
-            for k in np.flatnonzero(self.detectors.fired(self._state)):
+    def _null(self, key: Key, n: int, pane_starts: Sequence[int]) -> int:
+        detectors = self.detectors(key)
+        state = detectors.state_of(self._states[key]) if key in self._states else detectors.start()
+        drawn = [self.generator(key, start, "null").multinomial(n, self.law(key, start)) for start in pane_starts]
+        panes, starts, at, alarms = np.array(drawn, np.int64), np.array(pane_starts, np.int64), 0, 0
+        while at < len(panes):
+            at += detectors.step_panes(state, panes[at:], starts[at:])
+            if detectors.fired(state)[0]:
                 alarms += 1
-                self.detectors.reset(self._state, self.detectors.keys[int(k)])
+                detectors.reset(state, key)
+        self._states[key] = state.to_bytes()
         return alarms
 
     def _tilted(self, key: Key, n: int, first: int, runs: int) -> Iterator[float]:
         """Unbiased estimates of P(h_0 < N <= h) / (h - h_0)."""
-        assert self.detectors is not None
-        rng, bank = self.generator(key, first, "tilted"), self.detectors.bank(key)
+        rng, bank = self.generator(key, first, "tilted"), self.detectors(key).bank(key)
         if not len(bank.names) or not runs:
             return
         weights = self._causes(key, n, first)
@@ -156,19 +175,18 @@ class NullStream:
             yield self._run(key, n, first, j, weights, rng)
 
     def _run(self, key: Key, n: int, first: int, j: int, weights: np.ndarray, rng: np.random.Generator) -> float:
-        assert self.detectors is not None
-        bank, at = self.detectors.bank(key), self.detectors.keys.index(key)
-        change = int(rng.integers(RUN_PANES))
-        starts = first + self._pane * np.arange(RUN_PANES)
+        detectors = self.detectors(key)
+        bank, change = detectors.bank(key), int(rng.integers(RUN_PANES))
+        starts = first + ms(self._plan.pane) * np.arange(RUN_PANES)
         counts = np.empty((RUN_PANES, bank.laws.shape[1]), np.int64)
         for i, start in enumerate(starts.tolist()):
             p, ratios = self._groups(key, n, start)
             counts[i] = rng.multinomial(n, p if i < change else p * np.exp(ratios[:, j]))
-        panes = np.zeros((RUN_PANES, int(self.detectors.offsets[-1])), np.int64)
-        panes[:, self.detectors.offsets[at] + np.unique(bank.groups, return_index=True)[1]] = counts
-        state = self.detectors.start()
-        stepped = self.detectors.step_panes(state, panes, starts)
-        if stepped <= FILLED or not self.detectors.fired(state)[at]:
+        panes = np.zeros((RUN_PANES, len(bank.groups)), np.int64)
+        panes[:, np.unique(bank.groups, return_index=True)[1]] = counts
+        state = detectors.start()
+        stepped = detectors.step_panes(state, panes, starts)
+        if stepped <= FILLED or not detectors.fired(state)[0]:
             return 0.0
         gains = [counts[i] @ self._groups(key, n, int(starts[i]))[1] for i in range(stepped)]
         density = exp(min(700.0, _log_density(gains, weights))) + RUN_PANES - stepped
@@ -179,8 +197,8 @@ class NullStream:
 
         On its way to the threshold b an alternative loses b slack / gain to the slack, and overshoots by about a pane's gain.
         """
-        assert self.detectors is not None
-        bank, limits, slot = self.detectors.bank(key), self.detectors.budget.of(key), self._slot(key, pane_start)
+        detectors, slot = self.detectors(key), self._slot(key, pane_start)
+        bank, limits = detectors.bank(key), detectors.budget.of(key)
         p, ratios = self._groups(key, n, pane_start)
         size = len(bank.names)
         gain = ((p[:, None] * np.exp(ratios[:, :size])) * bank.scores[slot]).sum(0) * bank.eta
@@ -192,17 +210,16 @@ class NullStream:
 
     def _groups(self, key: Key, n: int, pane_start: int) -> tuple[np.ndarray, np.ndarray]:
         """(p of each group of cells, log q_j/p of each group and law) in the slot of a pane; all laws sum to 1."""
-        assert self.detectors is not None
-        slot = self._slot(key, pane_start)
-        if (key, slot, n) not in self._tilts:
-            bank, limits = self.detectors.bank(key), self.detectors.budget.of(key)
+        detectors, slot = self.detectors(key), self._slot(key, pane_start)
+        if (slot, n) not in self._tilts:
+            bank, limits = detectors.bank(key), detectors.budget.of(key)
             p, scores = in_groups(bank, self.law(key, pane_start)), bank.scores[slot].astype(np.float64)
             ratios = np.where(np.any(scores != 0, axis=0), scores + bank.slack[slot], 0.0)
             ratios -= np.log(p @ np.exp(ratios))
             steps = _steps(p, n, limits.scan, float(bank.rows[slot])) if limits.scan is not None else []
-            self._tilts = {k: v for k, v in self._tilts.items() if k[:2] != (key, slot)}  # one n at a time is enough
-            self._tilts[key, slot, n] = p / p.sum(), np.column_stack([ratios, *steps])
-        return self._tilts[key, slot, n]
+            self._tilts = {k: v for k, v in self._tilts.items() if k[0] != slot}  # one n at a time is enough
+            self._tilts[slot, n] = p / p.sum(), np.column_stack([ratios, *steps])
+        return self._tilts[slot, n]
 
     def _slot(self, key: Key, pane_start: int) -> int:
         slots = self.references[key].slots
@@ -222,14 +239,6 @@ def stated(budget: Budget) -> float:
         if limits.scan is not None:
             pages += budget.panes * exp(-limits.scan) * (1.0 if limits.confseq else 2 * scan.looks_a_pane())
     return pages / budget.pages if budget.by_key else 0.0
-
-
-def _chosen(references: Mapping[Key, FeatureReference], budget: Budget, plan: DriftPlan) -> list[Key]:
-    order = {f.name: i for i, f in enumerate(plan.watched)}
-    able = [key for key in references if key in budget.by_key]
-    return sorted(
-        able, key=lambda k: (k[1] != WHOLE, -references[k].rows if k[1] != WHOLE else 0, order.get(k[0], 0), k)
-    )[:KEYS]
 
 
 def _steps(p: np.ndarray, n: int, threshold: float, rows: float) -> list[np.ndarray]:

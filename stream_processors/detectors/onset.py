@@ -92,7 +92,7 @@ class History:
                 counts[first + 1] += counts[first]
                 spans[first + 1] *= 2
                 starts[first + 1] = starts[first]
-            starts, spans, counts = (np.delete(one, first, 0) for one in (starts, spans, counts))
+            starts, spans, counts = (np.concatenate((one[:first], one[first + 1 :])) for one in (starts, spans, counts))
         return History(version, before.keys, starts, spans, counts)
 
     def before(self, pane: int) -> History:

@@ -1,7 +1,7 @@
 """PURE. What would be caught now: the smallest shift that fires within some panes with 90 % chance.
 
 A shift of a number moves its normal scores by so many standard deviations; one of a category moves so much of all shares to
-the most frequent one. Under the shifted law a pane of n rows adds to alternative j a gain with mean n E[s_j] and covariance
+the most frequent one, or where that one holds nine tenths (the rejects beside `valid`) so much of its share to the others. Under the shifted law a pane of n rows adds to alternative j a gain with mean n E[s_j] and covariance
 n Cov[s_j, s_k], taken as normal; the Shiryaev-Roberts sum of the eight alternatives with the largest means is walked along
 1,024 fixed paths, 24 quiet panes before the shift, and the share of paths over the threshold is the chance. What the other
 alternatives and the scan would add is left out. Where the page must be material too, and under the rules without a bank, the
@@ -26,6 +26,7 @@ from stream_processors.reference.cells import FeatureReference
 PATHS, ALTERNATIVES, QUIET = 1024, 8, 24
 LARGEST = {"numeric": 5.0, "categorical": 0.99}
 SMALLEST = 1e-3
+DOMINANT = 0.9  # share of the most frequent category from which on there is more to lose than to gain
 STEPS = 10  # halvings of the ratio of largest to smallest: 0.8 % of the result
 
 
@@ -43,7 +44,9 @@ def shifted(reference: FeatureReference, size: float, pane_start: int | None = N
     if reference.kind == "numeric":
         moved = shifted_normal(inner, size)
     else:
-        moved = mixed(inner, unit(len(inner), int(np.argmax(reference.cell_rows[:-2]))), size)
+        top = unit(len(inner), int(np.argmax(reference.cell_rows[:-2])))
+        rest = inner * (1 - top)
+        moved = mixed(inner, rest / rest.sum() if DOMINANT <= inner @ top < 1 else top, size)
     return np.concatenate((moved * valued, p[-2:]))
 
 

@@ -31,7 +31,13 @@ REMEMBERED_BLOCKS = (
     20_000  # (offset, maximum event time) a partition; a reference older than that starts at the beginning
 )
 
-PARTIALS_CODEC = "gzip"  # aiokafka reads it as it is
+PARTIALS_PRODUCER = {
+    "message.timeout.ms": 0,  # a partial that was given up would be a hole that later ones jump over
+    "compression.type": "gzip",  # aiokafka reads it as it is
+    # Before compression: rows that each have a pane or segment of their own take 45 bytes a value, not 6 (measured: 4 MB
+    # of 20,000 rows, 0.5 MB as sent; the topic's limit is of what is sent).
+    "message.max.bytes": 8 * 1024 * 1024,
+}
 
 
 @dataclass(slots=True)
@@ -66,9 +72,8 @@ class BlockCounter:
         self._topic, self._key, self._repeats = source.topic, source.key, source.repeats
         self.positions: dict[int, Position] = {}
         self._failure: str | None = None
-        # No time-out: a partial that was given up would be a hole that later ones jump over.
-        more = {"message.timeout.ms": 0, "compression.type": PARTIALS_CODEC}
-        self._producer = kafka.producer(settings, f"{topics.group(source.contract.id, 'drift')}.partials", **more)
+        name = f"{topics.group(source.contract.id, 'drift')}.partials"
+        self._producer = kafka.producer(settings, name, **PARTIALS_PRODUCER)
 
     def load(self, base: Iterable[SavedProgress], applied: int, partitions: Iterable[int]) -> None:
         """Positions of newly owned partitions: those of the judge's state, brought forward by the partials after it."""

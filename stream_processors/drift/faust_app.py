@@ -79,6 +79,9 @@ class App(faust.App):
     def _new_transport(self) -> Transport:
         return Transport(self.conf.broker_consumer, self)
 
+    def _create_directories(self) -> None:
+        """None: Faust would make `<app id>-data` for its tables where the process was started, and we have no tables."""
+
     async def show_progress(self, offsets: Mapping[TP, int]) -> bool:
         """Commit for lag tools only; nothing reads it back. False while the group rebalances."""
         return await self.consumer._thread.commit(dict(offsets))

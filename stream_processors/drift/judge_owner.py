@@ -166,6 +166,7 @@ class JudgeOwner:
         }
         drift_metrics.progress(self._meter, self._contract.id, *self._judges.values())
         if not any(turns.values()):
+            self._watch.turn()
             return 0
         episode, alerts, changes = self._episode, [], []
         for source, turn in turns.items():
@@ -180,8 +181,9 @@ class JudgeOwner:
         said = [closed for turn in turns.values() for closed in turn.closed]
         for closed in said:
             log("window_closed", dataset=self._contract.id, window=closed.verdicts[0].window_start, cause=closed.cause, scores=closed.of_scores, verdicts=len(closed.verdicts), alarms=sum(v.state == "alarm" for v in closed.verdicts))  # fmt: skip
-        for closed in turns[self._sources[0]].closed:  # after the publication: a verdict never waits for it
+        for closed in said:
             self._watch.heard(closed, self.judge.timeline.at(closed.end - self._clock.pane))
+        self._watch.turn()  # after the publication: a verdict never waits for it
         for alert in alerts:
             log(
                 "episode",

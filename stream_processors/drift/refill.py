@@ -15,7 +15,7 @@ from pipeline import blocks, kafka, topics
 from pipeline.blocks import Block
 from pipeline.errors import Fatal, Unreachable
 from pipeline.settings import Settings
-from stream_processors.drift.block_counter import PARTIALS_CODEC, read_range
+from stream_processors.drift.block_counter import PARTIALS_PRODUCER, read_range
 from stream_processors.drift.source import SHARD, Source
 from stream_processors.judging.judge import Progress
 from stream_processors.judging.panes import Clock
@@ -34,8 +34,8 @@ class Refill:
         self, source: Source, known: Progress, found: Partial, timeline: Timeline
     ) -> Iterator[tuple[int, Partial]]:
         """(offset in the partials topic, partial) of what lies between `known` and `found` in raw offsets."""
-        more = {"message.timeout.ms": 0, "compression.type": PARTIALS_CODEC}
-        producer = kafka.producer(self._settings, f"{topics.group(source.contract.id, 'drift')}.refill", **more)
+        name = f"{topics.group(source.contract.id, 'drift')}.refill"
+        producer = kafka.producer(self._settings, name, **PARTIALS_PRODUCER)
         written: list[tuple[int, Partial]] = []
 
         def told(error: KafkaError | None, message: Message, partial: Partial) -> None:

@@ -6,7 +6,7 @@ record names. What the detectors said is kept as it was: late rows never change 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -14,7 +14,9 @@ import msgspec
 from stream_processors.judging.panes import Key
 from stream_processors.judging.partial import PanePart, Partial
 from stream_processors.judging.verdict import State
-from stream_processors.reference.counts import EMPTY, Counts, sum_of
+from stream_processors.reference.counts import EMPTY, Counts, sum_of, sums_of_bytes
+
+MOST_WAITING = 64  # parts of a key and pane that are kept as bytes, until they are added up
 
 
 class Finding(msgspec.Struct, frozen=True, array_like=True):
@@ -48,6 +50,40 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
 
 
 @dataclass(slots=True)
+class Sums:
+    """Counts by key, added up when somebody asks: one call for all parts of all keys, not one for each."""
+
+    _counts: dict[Key, Counts] = field(default_factory=dict)
+    _placed: dict[Key, dict[int, int]] = field(default_factory=dict)
+    _waiting: dict[tuple[Key, int], list[bytes]] = field(default_factory=dict)  # by key and pane
+
+    @property
+    def counts(self) -> dict[Key, Counts]:
+        if self._waiting:
+            self._add_up()
+        return self._counts
+
+    @property
+    def placed(self) -> dict[Key, dict[int, int]]:
+        """Rows with a value by key and pane."""
+        if self._waiting:
+            self._add_up()
+        return self._placed
+
+    def add(self, key: Key, pane: int, value: bytes) -> None:
+        held = self._waiting.setdefault((key, pane), [])
+        held.append(value)
+        if len(held) == MOST_WAITING:
+            self._add_up()
+
+    def _add_up(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for (key, pane), (added, rows) in zip(waiting, sums_of_bytes(list(waiting.values())), strict=True):
+            self._counts[key] = self._counts.get(key, EMPTY) + added
+            _place(self._placed, key, pane, rows)
+
+
+@dataclass(slots=True)
 class Tally:
     """All rows of some panes under one reference version, each block's coordinate added once."""
 
@@ -58,14 +94,30 @@ class Tally:
     late: int = 0
     raw: dict[int, tuple[int, int]] = field(default_factory=dict)
     by_partition: dict[int, tuple[int, int]] = field(default_factory=dict)  # (on-time, late) rows
-    counts: dict[Key, Counts] = field(default_factory=dict)  # on time
-    late_counts: dict[Key, Counts] = field(default_factory=dict)
-    placed: dict[Key, dict[int, int]] = field(default_factory=dict)  # on-time rows with a value by pane
-    late_placed: dict[Key, dict[int, int]] = field(default_factory=dict)
+    in_time: Sums = field(default_factory=Sums)
+    too_late: Sums = field(default_factory=Sums)
 
     @property
     def rows(self) -> int:
         return self.on_time + self.late
+
+    @property
+    def counts(self) -> dict[Key, Counts]:
+        """Of on-time rows."""
+        return self.in_time.counts
+
+    @property
+    def placed(self) -> dict[Key, dict[int, int]]:
+        """On-time rows with a value by pane."""
+        return self.in_time.placed
+
+    @property
+    def late_counts(self) -> dict[Key, Counts]:
+        return self.too_late.counts
+
+    @property
+    def late_placed(self) -> dict[Key, dict[int, int]]:
+        return self.too_late.placed
 
     def add(self, offset: int, partial: Partial, part: PanePart) -> bool:
         """True if the coordinate was new; a part counted against another version adds nothing."""
@@ -77,9 +129,9 @@ class Tally:
         self._cover(partial.partition, (part.first, part.last), (part.on_time, part.late))
         for one in part.counts:
             if one.on_time:
-                _put(self.counts, self.placed, one.key, part.pane, one.on_time)
+                self.in_time.add((one.feature, one.segment), part.pane, one.on_time)
             if one.late:
-                _put(self.late_counts, self.late_placed, one.key, part.pane, one.late)
+                self.too_late.add((one.feature, one.segment), part.pane, one.late)
         return True
 
     def total(self, key: Key) -> Counts:
@@ -109,20 +161,21 @@ def together(tallies: Iterable[Tally], version: int) -> Tally:
         whole.offsets |= one.offsets
         for partition, rows in one.by_partition.items():
             whole._cover(partition, one.raw.get(partition, (0, 0)), rows)
-        for into, own in ((whole.placed, one.placed), (whole.late_placed, one.late_placed)):
-            for key, panes in own.items():
-                rows_of = into.setdefault(key, {})
-                for pane, rows in panes.items():
-                    rows_of[pane] = rows_of.get(pane, 0) + rows
-    whole.counts, whole.late_counts = (
-        _summed(t.counts for t in own_version),
-        _summed(t.late_counts for t in own_version),
-    )
+    whole.in_time = _together([t.in_time for t in own_version])
+    whole.too_late = _together([t.too_late for t in own_version])
     return whole
 
 
-def _put(into: dict[Key, Counts], placed: dict[Key, dict[int, int]], key: Key, pane: int, value: bytes) -> None:
-    into[key], rows = into.get(key, EMPTY).and_bytes(value)
+def _together(many: Sequence[Sums]) -> Sums:
+    placed: dict[Key, dict[int, int]] = {}
+    for one in many:
+        for key, panes in one.placed.items():
+            for pane, rows in panes.items():
+                _place(placed, key, pane, rows)
+    return Sums(_summed(s.counts for s in many), placed)
+
+
+def _place(placed: dict[Key, dict[int, int]], key: Key, pane: int, rows: int) -> None:
     own = placed.setdefault(key, {})
     own[pane] = own.get(pane, 0) + rows
 

@@ -175,10 +175,14 @@ class Judge:
         late = self.clock.idle / 1000
         return frozenset(p for p, g in self.partitions.items() if now - g.heard > late and not self._absent(p))
 
-    def turn(self, now: float, behind: Collection[int] = ()) -> Turn:
-        """Everything that can be said now; `behind` are quiet partitions with blocks that this judge has not heard of."""
-        turn = Turn()
-        watermark = self.watermark()
+    def turn(self, now: float, behind: Collection[int] = (), until: int | None = None) -> Turn:
+        """Everything that can be said now, or of the time before `until`.
+
+        `behind` are quiet partitions with blocks that this judge has not heard of.
+        """
+        turn, watermark = Turn(), self.watermark()
+        if watermark is not None and until is not None:
+            watermark = min(watermark, until)
         if watermark is not None:
             stepped = self._stepper.advance(self.run, self.timeline, self.panes, watermark)
             self.cut, closings = self._cutter.advance(self.cut, stepped, watermark)
@@ -196,6 +200,11 @@ class Judge:
         marks = [self._mark(p) for n, p in self.partitions.items() if not self._absent(n)]
         known = [m for m in marks if m is not None]
         return min(known) if known and len(known) == len(marks) else None
+
+    def window_ends(self, since: int | None, until: int) -> list[int]:
+        """Where slices that hold rows end, behind `since` and up to `until`: a turn for each says one window at a time."""
+        ends = {self.clock.window_of(pane) + self.clock.slide for pane in self.panes}
+        return sorted(end for end in ends if (since is None or end > since) and end <= until)
 
     @property
     def resume(self) -> int:

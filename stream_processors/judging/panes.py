@@ -16,6 +16,8 @@ from pipeline.times import ms
 WHOLE = "*"  # the segment that holds every row
 POOLED = "*"  # as a value of a grouping: all values without a segment of their own; a literal one is %2A
 Key = tuple[str, str]  # (feature, segment)
+SEGMENTS_A_GROUPING = 500  # values of a grouping with references of their own: 0.1 MB each and feature in the judge
+SEGMENT_ROWS = 200  # below it a segment says nothing at all; the drift budget's own floor for paging is higher
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,16 +85,16 @@ def verdicts_of(
 ) -> tuple[Verdict, ...]:
     """The window's verdicts in contract order, `*` first."""
     offsets = {str(p): tally.raw[p] for p in sorted(tally.raw)}
-    kinds = {f.name: f.kind for f in contract.drift.watched}
+    kinds, times = {f.name: f.kind for f in contract.drift.watched}, (to_text(span[0]), to_text(span[1]))
     return tuple(
-        _verdict(contract, span, found, key, kinds[key[0]], reference, tally, offsets, findings[key], provisional)
+        _verdict(contract, times, found, key, kinds[key[0]], reference, tally, offsets, findings[key], provisional)
         for key, reference in _monitored(contract, found)
     )
 
 
 def _verdict(
     contract: Contract,
-    span: tuple[int, int],
+    times: tuple[str, str],
     found: ReferenceSet | None,
     key: Key,
     kind: Kind,
@@ -111,8 +111,8 @@ def _verdict(
     return Verdict(
         contract=contract.name,
         dataset=contract.id,
-        window_start=to_text(span[0]),
-        window_end=to_text(span[1]),
+        window_start=times[0],
+        window_end=times[1],
         feature=key[0],
         segment=key[1],
         kind=kind,
@@ -142,6 +142,7 @@ def _verdict(
         wasserstein=told.wasserstein,
         quantile_shifts=told.quantile_shifts,
         null_p_value=told.null_p_value,
+        reject_p_value=told.reject_p_value,
         new_share=told.new_share,
         vanished=told.vanished,
         top_moves=told.top_moves,
@@ -151,6 +152,7 @@ def _verdict(
         lower_effect=finding.lower_effect,
         tolerance=finding.tolerance,
         other_model=_other_model(reference, tally),
+        undefined=told.reasons,
     )
 
 

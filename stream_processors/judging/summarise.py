@@ -27,8 +27,9 @@ from stream_processors.reference import rejects
 from stream_processors.reference.grouped import Column, codes_of_reference, packed
 from stream_processors.reference.rejects import Outcomes
 
-# A partial must fit its topic (1 MiB): at most ~6 bytes a row, feature and segment grouping before compression. The cut
-# depends on the block alone, so that a block counted again under another reference has the same coordinates.
+# A partial must fit its topic (1 MiB, as sent): before compression a row takes some 6 bytes a feature and segment grouping,
+# 45 where hardly two rows share pane and segment, which gzip takes to 9. The cut depends on the block alone, so that a block
+# counted again under another reference has the same coordinates.
 COUNTED_VALUES = 120_000
 _NO_COUNTS = b""
 Counted = dict[int, dict[Key, list[bytes]]]  # by pane: [on time, late]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 State = Literal["ok", "warning", "alarm", "undefined", "reference_missing", "reference_too_small"]
@@ -52,6 +52,7 @@ class Verdict:
     wasserstein: float | None = None  # in units of the feature
     quantile_shifts: Quantiles | None = None  # window - reference, in units of the feature
     null_p_value: float | None = None
+    reject_p_value: float | None = None  # of rejected records against valid ones; the feature `reject` alone
     new_share: float | None = None  # of values never seen
     vanished: tuple[str, ...] = ()  # categories that the window should hold and lacks
     top_moves: tuple[tuple[str, float], ...] = ()  # (category, its share - the reference's)
@@ -59,6 +60,7 @@ class Verdict:
     lower_effect: float | None = None  # the effect is at least this, in the tolerance's unit
     tolerance: float = 0.0
     other_model: int = 0  # rows that another model version answered than the reference's; they are not in n
+    undefined: Mapping[str, str] = field(default_factory=dict)  # figure that is null -> why; `statistic` = all of them
 
     @property
     def key(self) -> str:

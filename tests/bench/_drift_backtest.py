@@ -115,8 +115,9 @@ def run(size: Size) -> Answer:
     progress(f"backtest: {seconds:.1f} s a million rows")
     return Answer(
         "A backtest says what the live stream said",
-        f"{log.hours} hours of event time in {PARTITIONS} partitions went through the live path {RUNS[size]} times, each time with other blocks, restarts, redelivery "
-        "and references learned late, and once through the backtest from rows as the lake has them. Compared are the bytes of every latest verdict. "
+        f"{log.hours} hours of event time in {PARTITIONS} partitions went through the live path, in memory, {RUNS[size]} times, each time with other blocks, restarts, redelivery "
+        "and references learned late, and once through the backtest from rows as the lake has them. Compared are the bytes of every latest verdict "
+        "(`driftline backtest --check` asks the same of a broker's topic and the lake, as tests/drift_stream/test_windows_broker.py does). "
         f"Then {ROWS[size]:,} quiet orders under the shipped sales contract, references of {REFERENCE:,} orders.",
         [
             bar("backtest: verdicts that differ from the live ones", sum(differ), "==", 0),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.bench import _causes
 from tests.bench._drift_answers import Answer, Size, shared_out
-from tests.bench._drift_incidents import table
+from tests.bench._drift_incidents import asked, table
 from tests.bench.report import progress
 
 COUNT = {"short": 8, "default": 300, "full": 600}
@@ -13,9 +13,7 @@ SEED = 111
 
 def run(size: Size) -> Answer:
     bars, figures = _causes.measure(SEED, COUNT[size], progress, shared_out)
-    for b in bars:
-        b["name"] = f"causes: {b['name']}"
-        b["required"] = size != "short"
+    bars = asked("causes", bars, 0.85 if size == "short" else 1.0)
     about = " ".join((_causes.__doc__ or "").split("\n\n")[-1].split())
     tables = [table("By planted cause", "cause", figures["classes"])]
     return Answer(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -14,20 +14,21 @@ from stream_processors.reference import cells
 from stream_processors.reference.cells import WHOLE, FeatureReference
 from tests.bench._drift_answers import Answer, Picture, Size, Table, shared_out
 from tests.bench._drift_changes import CHANGES, Change, Draw, quiet, quiet_categories, standardised
-from tests.bench._drift_peers import PEERS, delay, run_length
+from tests.bench._drift_peers import PARTS, PEERS, Length, alarms_of_part, delay
 from tests.bench._drift_streams import cells_of, packed_panes, pages, plan_of
 from tests.bench.report import bar, progress
 
 ROWS = 100  # a pane
 REFERENCE = 100_000
 BEFORE = 20_000  # quiet events before the change, for all
-MEASURED = 55_000.0  # stated events a page at which numbers measure one in 1e6; found once with `quiet_pages`
+MEASURED = 68_000.0  # stated events a page at which numbers measure one in 1e6; found once with `quiet_pages`
 MOST = 200_000  # events after it that are looked at
 RUNS = {"short": 12, "default": 200, "full": 200}
 PEER_RUNS = {"short": 0, "default": 40, "full": 200}
 KSWIN_RUNS, KSWIN_MOST = {"short": 0, "default": 10, "full": 40}, 5_000
 KSWIN_SHOWN = ("mean +0.25 sd", "mean +0.5 sd", "mean +1 sd", "sd x1.25")
-QUIET = {"short": 0, "default": 30_000_000, "full": 200_000_000}  # events for the measured run length
+QUIET = {"short": 0, "default": 100_000_000, "full": 200_000_000}  # events for the measured run length
+KSWIN_QUIET = {"short": 0, "default": 800_000, "full": 2_000_000}
 A_REFERENCE = 10  # runs that share one
 LIMITS = {"mean +0.25 sd": 700, "mean +0.5 sd": 250, "mean +1 sd": 120, "sd x1.25": 1_500}  # at one page in 1e7 events
 CALM_RANKS = standardised(quiet_categories)
@@ -118,9 +119,20 @@ def quiet_pages(job: tuple[float, int, bool]) -> int:
     return found
 
 
-def peer_length(job: tuple[int, int, bool]) -> float:
-    peer = PEERS[job[0]]
-    return run_length(peer, peer.threshold, job[1], calm=CALM_RANKS if job[2] else quiet)[0]
+def length_of_ours(stated: float, events: int, categorical: bool) -> Length:
+    jobs = [(stated, seed, categorical) for seed in range(events // 1_000_000)]
+    return Length(events, sum(shared_out(quiet_pages, jobs)))
+
+
+def peer_alarms(job: tuple[int, int, int, bool]) -> int:
+    """Of a peer in so many quiet events, one part of all."""
+    index, events, part, categorical = job
+    return alarms_of_part(PEERS[index], PEERS[index].threshold, events, 0, part, CALM_RANKS if categorical else quiet)
+
+
+def length_of_peer(index: int, events: int, categorical: bool) -> Length:
+    jobs = [(index, events // PARTS, part, categorical) for part in range(PARTS)]
+    return Length(events, sum(shared_out(peer_alarms, jobs)))
 
 
 def delays_of_ours(length: float, runs: int, changes: list[Change]) -> dict[str, list[int | None]]:
@@ -151,27 +163,30 @@ def run(size: Size) -> Answer:
     progress("delay: ours at 1e7: " + ", ".join(f"{k} {median(v):.0f}" for k, v in long.items()))
     columns: dict[str, dict[str, float]] = {"ours, 1e7": {k: median(v) for k, v in long.items()}}
     limits = {"ours, 1e7": MOST}
-    measured: dict[str, str] = {}
-    measured_ranks: dict[str, str] = {}
+    measured: dict[str, Length] = {}
+    measured_ranks: dict[str, Length] = {}
     if size != "short":
         for name, length in list(OURS.items())[1:]:
             columns[name] = {k: median(v) for k, v in delays_of_ours(length, runs, changes).items()}
             limits[name] = MOST
-        events = QUIET[size]
         for name, stated in OURS.items():
-            for categorical, lengths in ((False, measured), (True, measured_ranks)):
-                jobs = [(stated, seed, categorical) for seed in range(events // 1_000_000)]
-                total = sum(shared_out(quiet_pages, jobs))
-                lengths[name] = f"{'>= ' if not total else ''}{events / max(1, total):.2g}"
+            measured[name], measured_ranks[name] = (length_of_ours(stated, QUIET[size], c) for c in (False, True))
+            progress(f"delay: {name}: run length {measured[name]}, categories {measured_ranks[name]}")
         peers(size, columns, limits, measured, measured_ranks)
     rows = [
         (c.name, *(shown(column.get(c.name, float("nan")), limits[name]) for name, column in columns.items()))
         for c in changes
     ]
-    rows.append(("measured run length, numbers", *(measured.get(name, "") for name in columns)))
-    rows.append(("measured run length, categories", *(measured_ranks.get(name, "") for name in columns)))
+    rows.append(("measured run length (95 %), numbers", *(str(measured.get(name, "")) for name in columns)))
+    rows.append(("measured run length (95 %), categories", *(str(measured_ranks.get(name, "")) for name in columns)))
     if size != "short":
         compared(bars, columns)
+        targets = {"ours, measured 1e6": 1e6} | {peer.name: peer.run_length for peer in PEERS}
+        for name, target in targets.items():
+            away = abs(measured[name].value / target - 1)
+            bars.append(
+                bar(f"delay: measured run length of {name}, away from {target:,.0f}", round(away, 3), "<=", 0.25)
+            )
     names = [c.name for c in changes]
 
     def draw(axes: Axes) -> None:
@@ -193,10 +208,17 @@ def run(size: Size) -> Answer:
         f"One feature, N(0, 1) or twelve Zipf categories, a reference of {REFERENCE:,} rows (a new one every {A_REFERENCE} runs), panes of {ROWS} rows, "
         f"{BEFORE:,} quiet events before the change (KSWIN 1,000), {runs} runs of ours and {PEER_RUNS[size]} of each peer a change (KSWIN {KSWIN_RUNS[size]}), "
         f"at most {MOST:,} events after it (KSWIN {KSWIN_MOST:,}). The peers' thresholds were calibrated by simulation to one alarm in 1e6 quiet events "
-        "(KSWIN 1e4: longer ones take days); ours are the stated ones, untouched, and once more one that measures 1e6 like theirs. The last rows are what each gave when measured again in this run. "
-        "Categories are fed to the peers as ranks of variance 1. Runs that alarmed before the change are left out.",
+        "(KSWIN 1e4: longer ones take days); ours are the stated ones, untouched, and once more one that measures 1e6 like theirs. The last rows are what each gave when measured again in this run, "
+        f"over {QUIET[size]:,} quiet events (KSWIN {KSWIN_QUIET[size]:,}), with its 95 % interval. "
+        "Categories are fed to the peers as ranks of variance 1, under the same thresholds. Runs that alarmed before the change are left out.",
         bars,
-        {"median_events": columns, "measured_run_length": {"numbers": measured, "categories": measured_ranks}},
+        {
+            "median_events": columns,
+            "measured_run_length": {
+                k: {n: asdict(v) for n, v in m.items()}
+                for k, m in (("numbers", measured), ("categories", measured_ranks))
+            },
+        },
         [
             Table(
                 "Median events until the page; `missed`: more than half of the runs stayed silent",
@@ -217,8 +239,8 @@ def peers(
     size: Size,
     columns: dict[str, dict[str, float]],
     limits: dict[str, int],
-    measured: dict[str, str],
-    measured_ranks: dict[str, str],
+    measured: dict[str, Length],
+    measured_ranks: dict[str, Length],
 ) -> None:
     for index, peer in enumerate(PEERS):
         slow = peer.run_length < 1e6
@@ -227,11 +249,9 @@ def peers(
         jobs = [Theirs(index, CHANGES.index(c), runs, most) for c in changes]
         columns[peer.name] = {c.name: median(f) for c, f in zip(changes, shared_out(theirs, jobs), strict=True)}
         limits[peer.name] = most
-        quiet_jobs = [
-            (index, 200_000 if slow else QUIET[size], categorical) for categorical in (False, True)[: 2 - slow]
-        ]
-        for lengths, found in zip((measured, measured_ranks), shared_out(peer_length, quiet_jobs), strict=False):
-            lengths[peer.name] = f"{found:.2g}"
+        measured[peer.name] = length_of_peer(index, KSWIN_QUIET[size] if slow else QUIET[size], False)
+        if not slow:
+            measured_ranks[peer.name] = length_of_peer(index, QUIET[size], True)
         progress(f"delay: {peer.name}, measured run length {measured[peer.name]}: {columns[peer.name]}")
 
 

@@ -15,18 +15,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "drift-quality.md"
 PICTURES = ROOT / "docs" / "pictures"
 FORMS = {"short": "`--short`: its rates mean nothing", "default": "the default form", "full": "`--full`"}
-OTHERS = """## Tools that cannot share our environment
-
-Alibi Detect and Evidently do not install beside our numpy and pandas, so they are **not** in this run. Measured earlier, each in an environment
-of its own, on N(0, 1):
-
-| tool, default setting | quiet streams |
-|---|---|
-| Evidently 0.7.23, numbers (normed Wasserstein >= 0.1, reference of 10,000) | alarms in 92 % of windows of 50 rows, 67 % of 100, 29 % of 200, 4 % of 500, none from 1,000 up |
-| Evidently, categories (Jensen-Shannon >= 0.1, 20 levels) | 100 % / 99 % / 72 % of windows of 50 / 100 / 200 |
-| Alibi Detect 0.13.0, online Cramer-von Mises, expected run time 1,000 | mean run length 1,238 over 60 references: honest. 501 updates/s; 179 s to configure with 1,000 reference rows |
-| NannyML 0.13.1, mean + 3 sd of 10 chunks | 1 to 13 % of windows, by the reference that was drawn |
-"""
 
 
 def write(answers: Mapping[str, Answer], size: Size, seconds: float) -> Path:
@@ -60,8 +48,6 @@ def _page(answers: Mapping[str, Answer], size: Size, seconds: float) -> Iterator
     for answer in answers.values():
         yield ""
         yield from _section(answer)
-    yield ""
-    yield OTHERS.rstrip()
 
 
 def _misses(missed: list[Bar]) -> Iterator[str]:

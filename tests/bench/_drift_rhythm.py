@@ -183,9 +183,10 @@ def run(size: Size) -> Answer:
                 round(rates[law.name], 3),
                 "<=",
                 1.5,
-                size != "short",
             )
         )
+        seen = np.mean([d <= MOST * law.rows for f in found for d in f.delays[SHIFTS[-1]]])
+        bars.append(bar(f"rhythm: planted shifts of +{SHIFTS[-1]} sd that page, {law.name}", float(seen), ">=", 0.95))
         if law is not like:
             bars += [
                 bar(
@@ -193,7 +194,6 @@ def run(size: Size) -> Answer:
                     round(r, 2),
                     "<=",
                     round(law.allowed, 2),
-                    size != "short",
                 )
                 for s, r in ratio.items()
             ]

@@ -20,8 +20,7 @@ REFERENCE = 100_000
 REFERENCES = 5  # drawn; the days share them in turn
 BROKEN = (10.0, 100.0)  # times the rate that the budget allows
 RULE_STATED = 1.01  # the alert rule of the monitor's own false pages: stated above this, or the interval above 1
-DAYS = {"short": 1, "default": 60, "full": 200}
-FIVE = tuple(f for f in TEN if f.name in ("normal", "heavy", "cents", "country", "channel"))
+DAYS = {"short": 1, "default": 40, "full": 200}
 PLAIN_PANES = {
     "short": 1_000,
     "default": 200_000,
@@ -46,7 +45,7 @@ class Seen:
 
 def watched(reference: int, times: float, pages: float = 1.0, panes: int = 43_200, name: str = "bench") -> NullStream:
     """A null stream whose thresholds allow `times` what the budget says."""
-    world = World(FIVE, 0.0)
+    world = World(TEN, 0.0)
     references = world.references(np.random.default_rng([91, reference]), REFERENCE)
     plan = world.plan(pages, panes)
     return NullStream(references, thresholds(plan, references), replace(plan, pages=times * plan.pages), name)
@@ -71,7 +70,7 @@ def one(day: Day) -> Seen:
 
 def tilted_beside_counted(panes: int) -> tuple[float, float]:
     """(pages a pane counted one by one in a long quiet stream, the same rate from tilted runs): both of one easy threshold."""
-    stream = watched(0, 1.0, pages=float(len(FIVE)), panes=EASY, name="easy")
+    stream = watched(0, 1.0, pages=float(len(TEN)), panes=EASY, name="easy")
     rows = {key: ROWS for key in stream.references}
     counted, rates = 0, []
     for first in range(0, panes, 1_000):
@@ -103,11 +102,11 @@ def run(size: Size) -> Answer:
     )
     required = size != "short"
     shown = {"as stated": whole, **{f"{times:.0f} times too loose": found for times, found in loose.items()}}
-    ratio = tilted / max(counted, 1 / (PLAIN_PANES[size] * len(FIVE)))
+    ratio = tilted / max(counted, 1 / (PLAIN_PANES[size] * len(TEN)))
     bars = (
         ("days whose interval covers the rate of all days together", covers, ">=", 0.95, False),
-        ("days whose interval does not lie above the nominal rate", within, ">=", 0.95, required),
-        ("days on which the alert rule exposes thresholds 10 times too loose", exposed, ">=", 0.95, required),
+        ("days whose interval does not lie above the nominal rate", within, ">=", 0.95, True),
+        ("days on which the alert rule exposes thresholds 10 times too loose", exposed, ">=", 0.95, True),
         (
             "days whose measured rate alone exposes thresholds 100 times too loose",
             by_rate[BROKEN[1]],
@@ -134,7 +133,7 @@ def run(size: Size) -> Answer:
 
     return Answer(
         "The monitor monitors itself",
-        f"{days} days of {windows} hourly windows of {PANES_A_WINDOW} panes of {ROWS} rows, {len(FIVE)} features ({', '.join(f.name for f in FIVE)}), "
+        f"{days} days of {windows} hourly windows of {PANES_A_WINDOW} panes of {ROWS} rows, {len(TEN)} features ({', '.join(f.name for f in TEN)}), "
         "one page in 30 days: what the process publishes about itself after each of them. Then the same with thresholds that let "
         f"{BROKEN[0]:.0f} and {BROKEN[1]:.0f} times as many pages through as stated. The published rate comes from tilted runs, whose mean is the false-alarm rate exactly; "
         f"it is checked against a count of false alarms one by one at one page in {EASY} panes.",
@@ -166,6 +165,6 @@ def run(size: Size) -> Answer:
 
 def _loose_budget(times: float) -> Budget:
     """The budget of one page, with thresholds made for `times` as many."""
-    world = World(FIVE, 0.0)
+    world = World(TEN, 0.0)
     references = world.references(np.random.default_rng([91, 0]), REFERENCE)
     return replace(thresholds(world.plan(times, 43_200), references), pages=1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, astuple, dataclass
 from functools import partial
 
 import numpy as np
@@ -24,6 +25,11 @@ from tests.bench.report import bar, progress
 ROUNDS = {"short": 1, "default": 5, "full": 9}
 VALUES = 1_000_000  # a call of the grid
 REFERENCE, WINDOW = 1_000_000, 100_000  # against scipy
+MEMORY = {
+    "short": (10_000,),
+    "default": (10_000, 100_000, 1_000_000),
+    "full": (10_000, 100_000, 1_000_000, 10_000_000),
+}  # rows of the reference
 FEATURES, PANE, PANES, A_WINDOW = 12, 1_000, 400, 12
 KINDS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "normal": lambda r, n: r.standard_normal(n),
@@ -113,29 +119,29 @@ def monitor(rounds: int, rows: int, panes: int) -> float:
     return rows * panes / min(watched() for _ in range(rounds))
 
 
-def memory(sizes: tuple[int, ...]) -> list[tuple[object, ...]]:
-    """Bytes a feature: the reference, an exact pane, a coarse pane, the detector's state."""
-    rng, rows = np.random.default_rng(64), []
-    for m in sizes:
-        known = reference_of_all(rng.standard_normal(m))
-        detectors = Detectors({known.key: known}, plan_of([MonitoredFeature("x", "numeric")], 1.0, 43_200))
-        state = detectors.start()
-        detectors.step_panes(
-            state, rng.multinomial(1_000, known.cell_rows / known.cell_rows.sum(), 600), np.arange(600) * PANE_MS
-        )
-        pane = cells.count(known, pa.array(rng.standard_normal(1_000)))
-        table = known.lookup.table.nbytes + known.lookup.values.nbytes if known.lookup else 0
-        held = known.values.nbytes + known.counts.nbytes + known.cumulative.nbytes + known.cell_of.nbytes + table
-        rows.append(
-            (
-                f"{m:,}",
-                f"{held:,}",
-                f"{len(pane.to_bytes()):,}",
-                f"{cells.coarse(known, pane).nbytes:,}",
-                f"{len(state.to_bytes()):,}",
-            )
-        )
-    return rows
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes a feature."""
+
+    rows: int
+    reference: int  # in memory, tables included
+    exact_pane: int  # of 1,000 rows, as sent
+    coarse_pane: int  # in memory
+    state: int  # of the detectors after 600 panes, as saved
+
+
+def memory(m: int) -> Memory:
+    rng = np.random.default_rng([64, m])
+    known = reference_of_all(rng.standard_normal(m))
+    detectors = Detectors({known.key: known}, plan_of([MonitoredFeature("x", "numeric")], 1.0, 43_200))
+    state = detectors.start()
+    detectors.step_panes(
+        state, rng.multinomial(1_000, known.cell_rows / known.cell_rows.sum(), 600), np.arange(600) * PANE_MS
+    )
+    pane = cells.count(known, pa.array(rng.standard_normal(1_000)))
+    table = known.lookup.table.nbytes + known.lookup.values.nbytes if known.lookup else 0
+    held = known.values.nbytes + known.counts.nbytes + known.cumulative.nbytes + known.cell_of.nbytes + table
+    return Memory(m, held, len(pane.to_bytes()), cells.coarse(known, pane).nbytes, len(state.to_bytes()))
 
 
 def run(size: Size) -> Answer:
@@ -148,6 +154,7 @@ def run(size: Size) -> Answer:
     whole = monitor(rounds, PANE, PANES // (4 if short else 1))
     small = monitor(rounds, 100, PANES)
     progress(f"speed: whole monitor {whole / 1e6:.2f} M rows/s at panes of 1,000, {small / 1e6:.2f} at 100")
+    held = [memory(m) for m in MEMORY[size]]
     required = not short
     return Answer(
         "Speed and memory",
@@ -188,6 +195,7 @@ def run(size: Size) -> Answer:
             "million_values_a_second": {k: round(v, 1) for k, v in rates.items()},
             "ms_a_window": {"scipy": scipys * 1e3, "exact": exact * 1e3, "grid": grid * 1e3},
             "million_rows_a_second_at_panes_of_100": round(small / 1e6, 2),
+            "bytes_a_feature": [asdict(one) for one in held],
         },
         [
             Table(
@@ -216,7 +224,7 @@ def run(size: Size) -> Answer:
                     "coarse pane in memory",
                     "detector state after 600 panes, as saved",
                 ),
-                memory((10_000,) if short else (10_000, 100_000, 1_000_000)),
+                [tuple(f"{x:,}" for x in astuple(one)) for one in held],
             ),
         ],
     )

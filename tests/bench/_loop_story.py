@@ -67,6 +67,8 @@ class Played:
     speed: float  # event seconds a wall second
     episodes: set[str] = field(default_factory=set)
     faded: set[str] = field(default_factory=set)  # of these: after the promotion, while the old world faded
+    retrained: int = 0  # trainings that answered those
+    promotions: int = 0  # that answered any of them
     alert: Stamp | None = None
     challenger: Stamp | None = None
     champion: Stamp | None = None  # the version that the promotion answered with; None = the model was kept
@@ -160,6 +162,8 @@ def play(story: Story, name: str) -> Played:
     if played.champion and not played.failed:
         _fade(story, played, known)
     played.ended = _at(played, _now())
+    played.retrained = sum(e["action"] == "train" for e in _entries(story, played.faded))
+    played.promotions = sum(e["action"] == "promote" for e in _entries(story, played.episodes))
     progress(
         f"{time.monotonic() - story.began:6.1f} s  {name}: {played.failed or (played.decision or {}).get('reason')}; "
         f"case: {' -> '.join(played.cases) or 'none'}"
@@ -244,11 +248,11 @@ def calm(story: Story, days: float) -> dict[str, object]:
     }
 
 
-def uncaused(ledger: Sequence[Json], played: Sequence[Played]) -> int:
-    """Trainings after the first champion that answer no planted change."""
-    planted = {e for p in played for e in p.episodes}
+def uncaused(ledger: Sequence[Json], planted: set[str], by_hand: str = "") -> int:
+    """Trainings after the first champion that answer no planted change; the version trained by hand is none."""
     crowned = next((n for n, e in enumerate(ledger) if e["action"] == "promote"), len(ledger))
-    return sum(e["action"] == "train" and not planted & set(episodes_of(e)) for e in ledger[crowned:])
+    trained = [e for e in ledger[crowned:] if e["action"] == "train" and e.get("version") != by_hand]
+    return sum(not planted & set(episodes_of(e)) for e in trained)
 
 
 def losses(story: Story) -> Loss:

@@ -1,6 +1,6 @@
 """Bench `drift`: what the drift engine claims, measured: one module a question (`_drift_*.py`), every bar printed with its verdict.
 
-    driftline bench drift --json              the default form, about 35 minutes on two cores
+    driftline bench drift --json              the default form, about 45 minutes on two cores
     driftline bench drift --full --json       the long form; writes docs/drift-quality.md and its pictures
     driftline bench drift --only delay,speed  some questions
     driftline bench drift --calibrate         finds the peers' thresholds anew and prints them
@@ -28,11 +28,13 @@ QUESTIONS = {
     "budget": "_drift_budget",
     "run-length": "_drift_runlength",
     "delay": "_drift_delay",
+    "others": "_drift_others",
     "material": "_drift_material",
     "rhythm": "_drift_rhythm",
     "order": "_drift_order",
     "incidents": "_drift_incidents",
     "causes": "_drift_causes",
+    "segments": "_drift_segments",
     "self-monitoring": "_drift_self",
     "backtest": "_drift_backtest",
     "broker": "_drift_broker",
@@ -60,7 +62,7 @@ def calibrate() -> int:
 
     for peer in PEERS:
         for threshold, length in calibrated(peer, 60_000_000 if peer.run_length > 1e5 else 300_000):
-            progress(f"{peer.name}: threshold {threshold:.5g} gives one alarm in {length:,.0f} quiet events")
+            progress(f"{peer.name}: threshold {threshold:.5g} gives one alarm in {length} quiet events")
     return 0
 
 

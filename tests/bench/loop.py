@@ -1,11 +1,12 @@
 """The model loop on the real stack: planted changes from onset to recovered loss, a quiet stretch, the gate over many trials.
 
     driftline bench loop --json                     every part; the scenarios share one stack
-    driftline bench loop --only price-shift         some of: quiet, the scenarios, gate, live
-    driftline bench loop --full --json              a quiet stretch of 15 event days, 200 trials of the gate
+    driftline bench loop --only price-shift         some of: quiet, the scenarios, rollback, gate, live
+    driftline bench loop --full --json              a quiet stretch of 15 event days
 
 scenarios   played one after the other on one stack; what was changed stays changed, a fault in the records ends
 quiet       nothing is planted: nothing may be trained
+rollback    a bad model is promoted by force: it goes by itself (`_loop_rollback.py`)
 gate        trials in a world whose true probabilities are known (`_gate.py`)
 live        the estimate of the loss before labels, against the later truth (`_live.py`)
 """
@@ -21,14 +22,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.bench import _gate
+from tests.bench import _gate, _loop_rollback
 from tests.bench import _loop_story as world
 from tests.bench._loop_story import CASES, HARMFUL, Played, Stamp
 from tests.bench.report import Bar, bar, finish, progress
 
-QUIET, GATE, LIVE = "quiet", "gate", "live"
-PARTS = (QUIET, *CASES, GATE, LIVE)
-QUIET_DAYS, TRIALS = (2, 15), (100, 200)  # default and full
+QUIET, ROLLBACK, GATE, LIVE = "quiet", "rollback", "gate", "live"
+PARTS = (QUIET, *CASES, ROLLBACK, GATE, LIVE)
+QUIET_DAYS = (2, 15)  # default and full
+TRIALS = 200
+MOST_FADING = 1  # trainings while features forget the old world: the next model is made for the new one alone
 Found = tuple[list[Bar], dict[str, object]]
 
 
@@ -43,7 +46,7 @@ def main() -> int:
     if unknown := sorted(set(chosen) - set(PARTS)):
         parser.error(f"--only {', '.join(unknown)}: expected some of {', '.join(PARTS)}")
     began = time.monotonic()
-    played = [c for c in chosen if c in CASES or c == QUIET]
+    played = [c for c in chosen if c in CASES or c in (QUIET, ROLLBACK)]
     found = [scenarios(played, args.full, args.pace)] if played else []
     found += [part(args.full) for name, part in ((GATE, gate), (LIVE, live)) if name in chosen]
     bars: list[Bar] = [b for some, _ in found for b in some]
@@ -57,6 +60,7 @@ def scenarios(chosen: Sequence[str], full: bool, pace: float) -> Found:
     played: list[Played] = []
     loss: world.Loss = {}
     figures: dict[str, object] = {}
+    staged = _loop_rollback.Staged()
     try:
         with world.stack(names, 30 + quiet, pace) as story:
             if QUIET in chosen:
@@ -65,8 +69,11 @@ def scenarios(chosen: Sequence[str], full: bool, pace: float) -> Found:
                 played.append(world.play(story, name))
                 if played[-1].failed:
                     break
-            figures["trainings_without_a_cause"] = world.uncaused(list(story.watch.ledger), played)
             loss = world.losses(story) if played else {}
+            if ROLLBACK in chosen:
+                staged = _loop_rollback.stage(story)
+            planted = {e for p in played for e in p.episodes} | staged.episodes
+            figures["trainings_without_a_cause"] = world.uncaused(list(story.watch.ledger), planted, staged.version)
     except Exception:
         progress(traceback.format_exc())
     bars = [bar("stack: trainings without a cause", figures.get("trainings_without_a_cause", -1), "==", 0)]  # type: ignore[arg-type]
@@ -78,6 +85,9 @@ def scenarios(chosen: Sequence[str], full: bool, pace: float) -> Found:
         told = told_of(found, loss) if found else ([bar(f"{name}: played", 0, "==", 1)], {})
         bars += told[0]
         figures[name] = told[1]
+    if ROLLBACK in chosen:
+        more, figures[ROLLBACK] = _loop_rollback.told_of(staged)
+        bars += more
     return bars, figures
 
 
@@ -99,6 +109,7 @@ def told_of(played: Played, loss: world.Loss) -> Found:
         else None,
         "episodes": sorted(played.episodes),
         "while_the_old_world_faded": sorted(played.faded),
+        "trained_while_it_faded": played.retrained,
         "onset": onset.since(onset),
         **{moment: stamp and stamp.since(onset) for moment, stamp in stamps.items()},
         "loss": mean,
@@ -110,11 +121,14 @@ def told_of(played: Played, loss: world.Loss) -> Found:
         bars.append(bar(f"{name}: a better champion", int(played.champion is not None), "==", 1))
         ratio = mean["after"] / mean["during"] if mean["after"] and mean["during"] else float("nan")  # type: ignore[operator]
         bars.append(bar(f"{name}: loss after the promotion against before it", round(ratio, 4), "<", 1.0))
+        bars.append(bar(f"{name}: trainings while the old world faded", played.retrained, "<=", MOST_FADING))
+    else:
+        bars.append(bar(f"{name}: needless promotions", played.promotions, "==", 0))
     return bars, figures
 
 
-def gate(full: bool) -> Found:
-    bars, figures = _gate.trials(TRIALS[full])
+def gate(_: bool) -> Found:
+    bars, figures = _gate.trials(TRIALS)
     return bars, {GATE: figures}
 
 

@@ -39,9 +39,14 @@ VERDICTS_S = 240.0  # deadline for the drift hop
 
 
 def the_file(small: bool) -> Path:
-    """All of it where it is, else the committed slice."""
-    chosen = Path(os.environ["DRIFTLINE_RETAIL"]) if "DRIFTLINE_RETAIL" in os.environ else SHARED
-    return chosen if chosen.is_file() and not small else SLICE
+    """All of it, or the committed slice where that is asked for; FileNotFoundError says what to do where it is not there."""
+    chosen = SLICE if small else Path(os.environ.get("DRIFTLINE_RETAIL", SHARED))
+    if not chosen.is_file():
+        raise FileNotFoundError(
+            f"expected the whole file at {chosen}, there is none: say where it lies by DRIFTLINE_RETAIL, "
+            "or take the committed slice of 23 days by --slice, which is too little for a model"
+        )
+    return chosen
 
 
 def main() -> int:
@@ -51,7 +56,10 @@ def main() -> int:
     parser.add_argument("--slice", action="store_true", help="only the committed slice")
     parser.add_argument("--only", choices=("hops", "model"))
     args = parser.parse_args()
-    began, file = time.monotonic(), the_file(args.slice)
+    try:
+        began, file = time.monotonic(), the_file(args.slice)
+    except FileNotFoundError as missing:
+        parser.error(str(missing))
     bars: list[Bar] = []
     figures: dict[str, object] = {"file": file.name}
     if args.only != "model":

@@ -15,6 +15,7 @@ from scipy import stats
 from pipeline.contract import Tolerance
 from stream_processors import monitor as module
 from stream_processors.detectors.detector import Evidence
+from stream_processors.judging.panes import SEGMENTS_A_GROUPING
 from stream_processors.library.result import loudest
 from stream_processors.monitor import Monitor, budget, compare
 
@@ -86,6 +87,35 @@ def test_a_shift_within_the_tolerance_is_shown_and_does_not_page():
     assert watching().update(window)["price"].state == "alarm"
     tolerant = watching(tolerance={"price": Tolerance("distance", 0.08)}).update(window)["price"]
     assert tolerant.state == "ok" and tolerant.evidence.e_value > tolerant.evidence.threshold
+
+
+def test_segments_are_the_rows_that_hold_their_values_and_a_null_is_in_none():
+    rng = np.random.default_rng(21)
+    table = pa.table({
+        "price": rng.normal(size=9_000),
+        "region": pa.array(rng.choice(["north", "south", None], 9_000), pa.string()),
+        "store": pa.array(rng.choice([1, 2], 9_000)),
+    })  # fmt: skip
+    monitor = Monitor(table, features=["price"], segments=["region", ("region", "store")])
+    found = monitor.update(table.slice(0, 3_000))
+    frame = pl.from_arrow(table.slice(0, 3_000))
+    wanted = {f"region={r}": frame.filter(pl.col("region") == r) for r in ("north", "south")}
+    wanted |= {f"{name},store={s}": part.filter(pl.col("store") == s) for name, part in wanted.items() for s in (1, 2)}
+    assert {s for _, s in found.features} == {"*", *wanted}
+    for segment, part in wanted.items():
+        assert found["price", segment].statistics.n == part.height
+        known = pl.from_arrow(table).filter(pl.col("region") == segment.split("=")[1].split(",")[0])
+        known = known if "," not in segment else known.filter(pl.col("store") == int(segment[-1]))
+        theirs = stats.ks_2samp(known["price"].to_numpy(), part["price"].to_numpy(), method="asymp").statistic
+        assert found["price", segment].statistic == pytest.approx(theirs, abs=1e-12)
+
+
+def test_hundreds_of_segments_have_references_and_share_the_budget():
+    rng, names = np.random.default_rng(22), [f"s{i:03}" for i in range(600)]
+    store = np.repeat(names, np.arange(1_000, 400, -1))
+    monitor = Monitor({"price": rng.normal(size=len(store)), "store": store}, features=["price"], segments=["store"])
+    own = {segment for _, segment in monitor.references} - {"*"}
+    assert len(own) == SEGMENTS_A_GROUPING >= 300 and own == {f"store={n}" for n in names[:SEGMENTS_A_GROUPING]}
 
 
 def test_a_segment_has_detectors_of_its_own():

@@ -10,7 +10,7 @@ from scipy import stats
 
 from pipeline.contract import DriftPlan
 from stream_processors.detectors import budget as budgets
-from stream_processors.detectors.null_stream import NullStream, Rate, stated
+from stream_processors.detectors.null_stream import NullStream, Rate, Walked, stated
 from stream_processors.detectors.sensitivity import Sensitivity
 from tests.drift_core.samples import PLAN, categorical, channels, numeric
 
@@ -86,14 +86,35 @@ def test_the_same_panes_give_the_same_draws():
     assert one.sums == two.sums != other.sums
 
 
-def test_the_walked_keys_keep_the_thresholds_that_they_have_among_many():
+def test_every_key_keeps_the_threshold_that_it_has_among_many():
     segments = {r.key: r for r in (numeric(RNG.normal(size=3000), f"region={i}") for i in range(8))}
-    many = {**REFERENCES, **segments}
+    small = numeric(RNG.normal(size=300), "region=tiny")
+    many = {**segments, small.key: small, **REFERENCES}
     budget = budgets.thresholds(plan(), many)
     null = NullStream(many, budget, plan(), "t")
-    assert null.detectors is not None and len(null.detectors.keys) == 6
-    for key in null.detectors.keys:
-        assert null.detectors.budget.of(key).bank == pytest.approx(budget.of(key).bank)
+    assert list(null.references)[:2] == [("channel", "*"), ("price", "*")]  # the whole first
+    assert set(null.references) == set(many) - {small.key}  # too small to page
+    for key in null.references:
+        assert null.detectors(key).keys == (key,)
+        assert null.detectors(key).budget.of(key) == budget.of(key)
+    assert sum(null.allowed.values()) == pytest.approx(1 / 8640)  # pages a pane, of the whole budget
+
+
+def test_the_rate_is_of_the_keys_that_have_enough_runs_and_says_their_share():
+    rate = Rate({("a", "*"): 3e-6, ("b", "*"): 1e-6})
+    assert rate.interval is None and rate.covered == 0
+    rate.add(Walked(1, 0, {("a", "*"): (1e-6, 2e-6) * 4, ("b", "*"): (1.0,) * 4}))
+    assert rate.covered == pytest.approx(0.75) and rate.interval[1] == pytest.approx(0.5)
+    rate.add(Walked(1, 0, {("b", "*"): (0.0,) * 4}))
+    assert rate.covered == pytest.approx(1) and rate.interval[1] == pytest.approx((1.5e-6 + 0.5) / 4e-6)
+
+
+def test_walking_one_key_does_not_change_what_another_sees():
+    whole, apart = (stream(plan(panes=60)) for _ in range(2))
+    together = [whole.walk(window(hour), ROWS) for hour in range(4)]
+    alone = [[apart.walk(window(hour), {key: 100}) for key in ROWS] for hour in range(4)]
+    assert [w.rates for w in together] == [{k: r for w in one for k, r in w.rates.items()} for one in alone]
+    assert [w.alarms for w in together] == [sum(w.alarms for w in one) for one in alone]
 
 
 def test_canaries_of_the_smallest_shift_are_caught_nine_times_in_ten():

@@ -61,3 +61,13 @@ def test_the_shifted_law_is_a_law_and_keeps_the_nulls():
     assert (shifted(known, 0.0) == known.cell_rows / known.cell_rows.sum()).all()
     moved = shifted(CHANNELS, 0.1) - shifted(CHANNELS, 0.0)
     assert moved.max() == moved[CHANNELS.categories.index("web")] == pytest.approx(0.05, abs=0.002)
+
+
+def test_a_dominant_category_loses_to_the_others_for_it_has_nothing_left_to_gain():
+    rejects = categorical(channels(RNG, 60_000, (0.97, 0.015, 0.01, 0.005)))
+    moved = shifted(rejects, 0.1)[:-2] / shifted(rejects, 0.0)[:-2]
+    web = rejects.categories.index("web")
+    assert moved[web] == pytest.approx(0.9) and np.ptp(np.delete(moved, web)) == pytest.approx(0, abs=1e-9)
+    detectors = detectors_of(rejects)
+    size = smallest_shift(detectors, rejects.key, 500, 12)
+    assert 0.85 <= caught(detectors, rejects.key, size, 500, 12, 200) <= 1.0 and size < 0.05

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from pipeline.contract import MonitoredFeature
 from stream_processors.comparing import categories, p_values, statistics
 from stream_processors.reference import cells
 from stream_processors.reference.slots import Slots
@@ -157,7 +158,111 @@ def test_no_statistic_is_ever_nan_or_infinite(reference, window):
 def test_constant_infinite_and_tiny_references_give_numbers(values):
     known = numeric(values)
     same = statistics.compare(known, cells.count(known, floats(values)))
-    assert same.statistic == 0 and same.p_value == 1 and same.psi == pytest.approx(0, abs=0.1)
+    assert same.statistic == 0 and same.p_value == 1
+    assert same.psi is None if len(set(values)) == 1 else same.psi == pytest.approx(0, abs=0.1)
+
+
+def of_numbers(reference, window) -> statistics.WindowStatistics:
+    known = numeric(np.asarray(reference, float))
+    return statistics.compare(known, cells.count(known, floats(np.asarray(window, float))))
+
+
+SCALE_FREE = dict.fromkeys(("psi", "js", "mean_shift"), statistics.CONSTANT)
+
+
+def test_a_constant_window_of_the_same_constant_is_equal_and_what_needs_spread_or_ranks_is_unsaid():
+    found = of_numbers([7.0] * 200, [7.0] * 50)
+    assert (found.undefined, found.statistic, found.p_value, found.effect, found.wasserstein) == (None, 0, 1, 0, 0)
+    assert (found.psi, found.js, found.mean_shift, found.cramer_von_mises, found.cvm_p_value) == (None,) * 5
+    same = "reference and window hold the same one value, so ranks say nothing"
+    assert found.unsaid == {**SCALE_FREE, "cramer_von_mises": same, "cvm_p_value": same} == found.reasons
+
+
+@pytest.mark.parametrize("window", [[8.0] * 50, [6.0, 7.0, 8.0] * 20])
+def test_a_window_that_leaves_a_constant_reference_has_a_distance_and_a_place_in_units(window):
+    found = of_numbers([7.0] * 200, window)
+    theirs = stats.ks_2samp(window, [7.0] * 200, method="asymp").statistic
+    assert found.statistic == pytest.approx(theirs) and found.p_value < 0.01
+    assert found.cramer_von_mises > 0
+    assert found.wasserstein == pytest.approx(stats.wasserstein_distance(window, [7.0] * 200), rel=0.05)
+    assert found.unsaid == SCALE_FREE
+
+
+def test_a_constant_window_beside_a_varied_reference_is_drift_like_any_other():
+    varied = np.random.default_rng(14).normal(size=5_000)
+    found = of_numbers(varied, [0.0] * 100)
+    assert found.statistic == pytest.approx(stats.ks_2samp([0.0] * 100, varied, method="asymp").statistic)
+    assert found.psi > 1 and found.js > 0.5 and found.p_value < 1e-9 and found.unsaid == {}
+
+
+def test_what_infinite_values_leave_unsaid_says_so():
+    found = of_numbers([-np.inf] * 50 + [np.inf] * 50, [np.inf] * 60)
+    assert found.statistic == 0.5 and found.at is None
+    assert set(found.unsaid.values()) == {statistics.INFINITE}
+    assert {"at", "mean_shift", "wasserstein"} <= set(found.unsaid)
+
+
+def test_a_law_of_two_values_has_a_psi_though_its_deciles_are_one_of_them():
+    found = of_numbers([0.0] * 50 + [1.0] * 950, [0.0] * 100)
+    assert found.psi > 1 and found.js > 0.5
+
+
+@pytest.mark.parametrize("window", [["web"] * 50, ["app"] * 50, ["web"] * 40 + ["app"] * 10])
+def test_constant_categories_are_compared_and_what_has_no_second_cell_is_unsaid(window):
+    known = categorical(["web"] * 3_000)
+    found = statistics.compare(known, cells.count(known, pa.array(window)))
+    same = set(window) == {"web"}
+    assert (found.statistic == 0) == (found.p_value == 1) == same
+    assert found.unsaid == ({"critical_value": categories.ONE_CATEGORY} if same else {})
+    assert (found.critical_value is None) == same
+
+
+def test_a_move_within_the_one_cell_that_can_be_tested_has_no_p_value_and_says_why():
+    names = np.array([f"v{i:02}" for i in range(50)])
+    known = categorical(np.repeat(names, 60))
+    found = statistics.compare(known, cells.count(known, pa.array(["v00"] * 4 + ["v01"])))
+    assert found.statistic > 0.5 and found.p_value is None
+    assert found.unsaid == dict.fromkeys(("p_value", "g_statistic", "g_p_value"), categories.FEW_EXPECTED)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.sampled_from([0.0, 1.0, 2.0, np.inf, -np.inf]), min_size=1, max_size=12),
+    st.lists(st.sampled_from([None, 0.0, 1.0, 2.0, 5.0, np.inf]), max_size=12),
+)
+def test_every_figure_of_numbers_is_said_or_the_reason_is(reference, window):
+    known = numeric(reference)
+    found = statistics.compare(known, cells.count(known, pa.array(window, pa.float64())))
+    missing = {name for name in statistics.FIGURES if getattr(found, name) is None}
+    assert set(found.reasons) == ({"statistic"} if found.undefined else missing)
+    assert all(found.reasons.values())
+
+
+REJECTED = MonitoredFeature("reject", "categorical")
+
+
+def rejects(valid: int, **by_reason: int) -> pa.Array:
+    return pa.array(["valid"] * valid + [reason for reason, n in by_reason.items() for _ in range(n)], pa.string())
+
+
+@pytest.mark.parametrize(
+    ("valid", "window"),
+    [(990, {"range": 10}), (980, {"range": 15, "syntax": 5}), (1_000, {}), (1_900, {"missing": 100}), (3, {"range": 1}), (0, {"range": 9})],
+)  # fmt: skip
+def test_the_share_of_rejects_has_fishers_exact_p_value_of_valid_against_rejected(valid, window):
+    known = cells.build(REJECTED, "*", rejects(29_700, range=250, syntax=50), version=1, effective_from=0)
+    found = statistics.compare(known, cells.count(known, rejects(valid, **window)))
+    bad = sum(window.values())
+    tails = [stats.fisher_exact([[bad, valid], [300, 29_700]], alternative=side).pvalue for side in ("greater", "less")]
+    assert found.reject_p_value == pytest.approx(min(1.0, 2 * min(tails)), rel=1e-6)
+    assert (found.undefined is not None) == (valid + bad < 5)  # an exact test needs no five rows
+
+
+def test_only_the_rejects_have_that_p_value_and_an_empty_window_has_none():
+    known = cells.build(REJECTED, "*", rejects(29_700, range=300), version=1, effective_from=0)
+    assert statistics.compare(known, cells.EMPTY).reject_p_value is None
+    other = categorical(["valid"] * 990 + ["range"] * 10)
+    assert statistics.compare(other, cells.count(other, rejects(90, range=10))).reject_p_value is None
 
 
 def test_psi_of_equal_shares_is_zero_and_of_a_shift_is_not():

@@ -125,6 +125,28 @@ def test_stored_rows_give_the_verdicts_of_the_live_judge(plan, seed, cuts, rows)
     assert finals == {v.place for v in again.verdicts if not v.provisional}
 
 
+@pytest.mark.parametrize("plan", PLANS)
+def test_episodes_do_not_depend_on_how_many_windows_a_block_spans(plan):
+    """A judge that was fed ahead still speaks window by window: the onset of an alert knows nothing of what came after its window."""
+    contract, told = PLANS[plan], []
+    for factor in (1.0, 1.4):  # ten quiet hours, ten of higher prices
+        told.append(history(8, 20, factor))
+    found = [
+        ([*calm[: len(calm) // 2], *high[len(calm) // 2 :]], bad) for (calm, bad), (high, _) in zip(*told, strict=True)
+    ]
+    alerts = []
+    for windows in (1, 32):
+        with mock.patch("batch.rejudge.BLOCK_WINDOWS", windows):
+            again = rejudge(contract, clock_of(contract), REFERENCES, blocks_of(stored(found), contract))
+        alerts.append(
+            [
+                (a.state, a.event_time, a.onset, a.onset_high, [(f.feature, f.segment) for f in a.features])
+                for a in again.alerts
+            ]
+        )
+    assert alerts[0] == alerts[1] and {state for state, *_ in alerts[0]} >= {"firing"}
+
+
 def test_a_verdict_that_differs_is_named_with_its_fields():
     found = history(1, 4)
     again = rejudge(CONTRACT, clock_of(CONTRACT), REFERENCES, blocks_of(stored(found), CONTRACT))

@@ -15,7 +15,7 @@ from batch import reference
 from pipeline import blocks, kafka, topics
 from pipeline.times import to_ms, to_text
 from stream_processors.dead_letters import letter
-from stream_processors.drift.block_counter import PARTIALS_CODEC
+from stream_processors.drift.block_counter import PARTIALS_PRODUCER
 from stream_processors.drift.source import sources_of
 from stream_processors.judging.panes import clock_of
 from stream_processors.judging.partial import to_bytes
@@ -152,7 +152,7 @@ def test_partials_that_never_reached_the_judge_are_counted_again_from_their_bloc
     write(writer(settings), [b for pair in zip(*parts, strict=True) for b in pair])
     timeline, made = (
         read_store(settings, "tiny").timeline,
-        kafka.producer(settings, "test-partials", **{"compression.type": PARTIALS_CODEC}),
+        kafka.producer(settings, "test-partials", **PARTIALS_PRODUCER),
     )
     lost = range(4, 9)  # of partition 1, as if the one that counted them had been killed and Kafka had lost them
     for partition, own in enumerate(parts):

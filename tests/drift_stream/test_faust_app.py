@@ -1,8 +1,9 @@
-"""Blocks of aborted transactions are never read, by our driver; Faust's own driver does read them."""
+"""Blocks of aborted transactions are never read by our app, which leaves no folder behind; Faust's own does both."""
 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import faust
 import pytest
@@ -43,8 +44,10 @@ async def read(app: faust.App, until: set[int], deadline_s: float) -> list[int]:
 
 
 @pytest.mark.parametrize("ours", [True, False], ids=["our driver", "Faust's own driver"])
-def test_only_our_driver_leaves_aborted_blocks_out(fresh_topics, ours):
+def test_only_our_app_leaves_aborted_blocks_and_folders_out(fresh_topics, ours, tmp_path, monkeypatch):
     settings = fresh_topics("tiny", 1)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     faust_app.quiet_libraries()
     made = writer(settings)
     written = [list(range(i * BLOCKS, (i + 1) * BLOCKS)) for i in range(TRANSACTIONS)]
@@ -63,3 +66,4 @@ def test_only_our_driver_leaves_aborted_blocks_out(fresh_topics, ours):
     )
     seen = asyncio.run(read(app, good if ours else {s for starts in written for s in starts}, 40))
     assert sorted(seen) == sorted(good if ours else [s for starts in written for s in starts])
+    assert [path.name for path in Path.cwd().iterdir()] == ([] if ours else ["stock-data"])

@@ -116,3 +116,6 @@ def test_more_rejects_raise_an_alarm():
     assert harness.states("reject") == ["ok", "ok", "ok", "alarm", "alarm"]
     first = min(v for k, v in harness.latest.items() if k[1] == "reject")
     assert json.loads(first)["n"] == sum(t < DAY0 + HOUR for t, _, _ in rows)  # every record, rejected ones too
+    told = [json.loads(v) for k, v in sorted(harness.latest.items()) if k[1] == "reject"]
+    assert [v["reject_p_value"] < 1e-6 for v in told] == [False, False, False, True, True]
+    assert all(json.loads(v)["reject_p_value"] is None for k, v in harness.latest.items() if k[1] != "reject")

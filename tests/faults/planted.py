@@ -123,6 +123,13 @@ def validated(stage: Stage, bug: str) -> None:
     stage.validate(bug)
 
 
+def ended_by_broken_ones(stage: Stage, bug: str) -> None:
+    """However the records fall into batches, the last batch has dead letters."""
+    stage.feed()
+    stage.feed(40, make=lambda i: order(i, quantity=-1))
+    stage.validate(bug)
+
+
 def validated_and_compacted(stage: Stage, bug: str) -> None:
     validated(stage, bug)
     stage.compact()
@@ -210,7 +217,7 @@ ON_THE_BROKER: dict[str, Scene] = {
     "read uncommitted": with_an_aborted_replay,
     "read uncommitted (compactor)": with_an_aborted_block,
     "offsets outside the transaction": killed_and_redone,
-    "commit before flush": validated,
+    "commit before flush": ended_by_broken_ones,
     "off by one start": restarted,
     "off by one end": validated,
     "duplicate on retry after an abort": validated,

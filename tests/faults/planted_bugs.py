@@ -165,6 +165,7 @@ def swallow_a_failed_commit() -> None:
     def bad(producer: Any, offsets: Any, group: Any) -> float:
         if batch() != DIES_IN:
             return finish(producer, offsets, group)
+        producer.flush(20)  # an abort before the first acknowledgement is an error that the validator would hear of
         producer.abort_transaction(20)
         return 0.0  # the error is logged by nobody
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import uuid
+import os
+import time
 
 import numpy as np
 import polars as pl
 
 from batch import compare, fitting, ledger, model
+from batch.answer_log import request_id
 from batch.labels import LABEL
 from batch.ledger import Draft, Ledger
 from batch.model import Scorer
@@ -53,7 +55,13 @@ def answer(
         key, clock = str(key_of(contract)), contract.time.field
         times = part[clock].dt.epoch("ms").to_numpy()
         said = Answered(
-            uuid.uuid4().hex, part[key].to_list(), times, scores[mask].tolist(), version, "", raw if placed else None
+            request_id(time.time_ns() // 1_000_000, os.urandom(10)),
+            part[key].to_list(),
+            times,
+            scores[mask].tolist(),
+            version,
+            "",
+            raw if placed else None,
         )
         for some in messages(said, 0, model_name(contract), key, clock):
             for message in some:

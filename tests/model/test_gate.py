@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batch import gate, policy
+from batch import compare, gate, model, policy
+from batch.recorded import Recorded
+from pipeline import contract_file
+from pipeline.settings import from_environment
+from tests.model import made, sales_rows
 from tests.model.evidence import decide, decide_first
 
 LIVE = policy.limits()["live"]
@@ -96,6 +103,33 @@ def test_under_harm_better_after_the_shift_and_not_worse_overall_is_enough() -> 
     calm = decide(label, champion, challenger, {}, after=after, harm="none", episode=True)
     assert not decide(label, champion, challenger, {}).superior
     assert harmful.promote and not calm.promote
+
+
+def test_rows_on_both_sides_of_a_shift_are_told_apart_by_their_event_time(tmp_path: Path) -> None:
+    """Only "not worse overall and better after the shift" lets this challenger pass."""
+    contract, home = contract_file.load("sales"), from_environment({"DRIFTLINE_HOME": str(tmp_path)})
+    shift = sales_rows.START_MS + 24 * sales_rows.HOUR_MS
+    old = sales_rows.labelled(sales_rows.draw(16_000, seed=1))
+    new = sales_rows.labelled(sales_rows.draw(16_000, "concept-shift", seed=2, start_ms=shift))
+    champion = made.trained(home, contract, "1", old[:8_000])
+    mixed = pl.concat([old[2_000:8_000], new[:2_800]]).sample(fraction=1.0, seed=1, shuffle=True)
+    challenger = made.trained(home, contract, "2800", mixed)
+    candidate = compare.Candidate(challenger, model.directory(home, "sales-returned", "2800"))
+    after = new[8_000:8_800]
+    rows, asked = pl.concat([old[8_000:], after]), Recorded(pl.DataFrame(), 0)
+
+    def judged(since: int | None) -> compare.Judged:
+        return compare.against(
+            contract, champion, "1", candidate, rows, recent=after, since=since, in_episode=True, asked=asked
+        )
+
+    found = judged(shift)
+    assert found.decision.evidence["after"]["rows"] == 800 and found.decision.evidence["overall"]["rows"] == 8_800  # type: ignore[index]
+    assert found.decision.promote and not found.decision.superior
+    assert found.decision.reasons[0].startswith("not worse overall and better after the shift")
+    # the time of the shift decides: without one, or with all rows counted as after it, the same challenger does not pass
+    for other in (None, sales_rows.START_MS):
+        assert judged(other).decision.denied == ("better",)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 499])

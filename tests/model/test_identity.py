@@ -8,6 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -19,8 +21,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from batch import dataset, ledger, models, registry, table, training_child
+from batch import answer_log, dataset, ledger, models, registry, table, training_child
 from batch import model as bundles
+from batch.answer_log import request_id
 from batch.landed_rows import DEAD_LETTER_SCHEMA, FAILED_DATE
 from batch.ledger import Draft, Ledger
 from batch.promotion import now
@@ -30,7 +33,7 @@ from batch.train import Order, train
 from pipeline import contract_file, topics
 from pipeline.broker import Broker
 from pipeline.errors import CheckFailed
-from pipeline.kafka import create_topics, read_all
+from pipeline.kafka import create_topics, producer, read_all
 from pipeline.settings import Settings, from_environment
 from pipeline.times import to_text
 from tests.conftest import delete_topics, environment_for
@@ -273,6 +276,30 @@ def test_a_prediction_is_traced_to_offsets_and_dead_letters(world: World) -> Non
         "the chain holds",
     ):
         assert part in said, said
+
+
+def test_an_id_finds_its_answer_among_those_of_its_time_only(world: World) -> None:
+    order = list(world.scores)[-1]
+    [body] = [b for b in logged(world.settings) if b["order_id"] == order]
+    at = int(time.time() * 1000) + 1_200_000  # behind all that the log holds, as time goes on in it
+    soon, late, untimed = (f"{request_id(at, os.urandom(10))}-0", f"{request_id(at, os.urandom(10))}-1", f"{uuid.uuid4().hex}-0")  # fmt: skip
+    client = producer(world.settings, "test-log")
+    for id, delay in ((untimed, 0), (soon, 90_000), (late, 600_000)):
+        entry = json.dumps({**body, "id": id, "at": to_text(at + delay)}).encode()
+        client.produce(topics.predictions("sales"), entry, partition=0, timestamp=at + delay)
+    assert client.flush(10) == 0
+    topic = topics.predictions("sales")
+    found = [answer_log.find(world.settings, topic, id, deadline_s=20) for id in (soon, late, untimed, str(body["id"]))]
+    assert [f and f["id"] for f in found] == [soon, None, None, body["id"]]
+    for id in (soon, untimed):  # without a time all of the log is read
+        told = trace(world.settings, CONTRACT, MODEL, id).prediction
+        assert told is not None and told["id"] == id
+    with pytest.raises(CheckFailed, match="holds no answer about"):
+        trace(world.settings, CONTRACT, MODEL, late)
+
+
+def logged(settings: Settings) -> list[dict[str, object]]:
+    return [json.loads(m.value()) for m in read_all(settings, topics.predictions("sales"))]
 
 
 def test_a_trace_of_a_stopped_stack_tells_what_is_absent(

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tests.bench import _loop_story, loop
+from tests.bench._loop_rollback import Staged, told_of
 from tests.bench._loop_story import EVENT_HOUR_MS, Played, Stamp
 from tests.demo.demo import SPEED
 from tests.demo.watch import Json
@@ -52,7 +53,7 @@ def test_what_was_changed_stays_changed_but_a_fault_in_the_records_ends() -> Non
 
 def test_a_run_as_it_should_be_misses_no_bar_and_tells_its_moments_in_both_times() -> None:
     bars, figures = loop.told_of(PROMOTED, losses(0.6, 0.5))
-    assert [b["pass"] for b in bars] == [True] * 4
+    assert [b["pass"] for b in bars] == [True] * 5
     assert figures["loss"] == {"before": 0.4, "during": 0.6, "after": 0.5}
     assert figures["champion"] == {
         "event_time": "2026-01-01T12:30:00.000Z",
@@ -70,6 +71,7 @@ def test_a_run_as_it_should_be_misses_no_bar_and_tells_its_moments_in_both_times
         (replace(PROMOTED, failed="waited"), losses(0.6, 0.5), "price-shift: decided and quiet again"),
         (PROMOTED, losses(0.6, 0.61), "price-shift: loss after the promotion against before it"),
         (PROMOTED, {}, "price-shift: loss after the promotion against before it"),
+        (replace(PROMOTED, retrained=2), losses(0.6, 0.5), "price-shift: trainings while the old world faded"),
     ],
 )
 def test_a_bar_misses_what_it_is_there_for(played: Played, loss: dict[str, dict[int, float]], expected: str) -> None:
@@ -79,7 +81,9 @@ def test_a_bar_misses_what_it_is_there_for(played: Played, loss: dict[str, dict[
 def test_a_harmful_shift_without_a_new_champion_misses() -> None:
     kept = replace(PROMOTED, champion=None, decision={"action": "accept", "version": "1", "former": None, "reason": ""})
     assert "price-shift: a better champion" in missed(kept, losses(0.6, 0.5))
-    assert missed(replace(kept, name="seasonal", cases=["harmless shift"]), losses(0.4, 0.4)) == []
+    harmless = replace(kept, name="seasonal", cases=["harmless shift"])
+    assert missed(harmless, losses(0.4, 0.4)) == []
+    assert missed(replace(harmless, promotions=1), losses(0.4, 0.4)) == ["seasonal: needless promotions"]
 
 
 def test_a_training_without_a_planted_cause_is_counted() -> None:
@@ -92,5 +96,35 @@ def test_a_training_without_a_planted_cause_is_counted() -> None:
         entry("train"),
         entry("promote"),
     ]  # before the first champion: none counts
-    assert _loop_story.uncaused([*first, entry("train", "e1"), entry("train", "e9", "e1")], [PROMOTED]) == 0
-    assert _loop_story.uncaused([*first, entry("train", "e9"), entry("train")], [PROMOTED]) == 2
+    assert _loop_story.uncaused([*first, entry("train", "e1"), entry("train", "e9", "e1")], {"e1"}) == 0
+    assert _loop_story.uncaused([*first, entry("train", "e9"), entry("train")], {"e1"}) == 2
+    assert _loop_story.uncaused([*first, {**entry("train"), "version": "5"}, entry("train")], {"e1"}, "5") == 1
+
+
+STAGED = Staged(
+    "5", "1", promoted=hour(0), rolled_back=hour(30), served_again=hour(30.5), alerted=hour(31), by_itself=True,
+    entry={"reason": "worse", "metrics": {"watch": 9, "evidence": {"rows": 3_000, "excess": 0.04}}},
+)  # fmt: skip
+
+
+def test_a_rollback_as_it_should_be_is_told_in_both_times() -> None:
+    bars, figures = told_of(STAGED)
+    assert all(b["pass"] for b in bars) and figures["labelled_answers"] == 3_000
+    assert figures["rolled_back"]["event_minutes"] == 30 * 60  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("staged", "missing"),
+    [
+        (replace(STAGED, by_itself=False), ["by the controller"]),
+        (replace(STAGED, served_again=None), ["the former champion answers again"]),
+        (replace(STAGED, alerted=None), ["DriftlineModelRolledBack fires"]),
+        (
+            Staged(failed="no promotion"),
+            ["by the controller", "the former champion answers again", "DriftlineModelRolledBack fires"],
+        ),
+    ],
+)
+def test_a_rollback_that_is_not_seen_misses(staged: Staged, missing: list[str]) -> None:
+    names = [str(b["name"]) for b in told_of(staged)[0] if not b["pass"]]
+    assert len(names) == len(missing) and all(m in n for m, n in zip(missing, names, strict=True))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batch import gate, online, online_file
+from batch import gate, ledger, online, online_file
 from batch.labels import LABEL
+from batch.ledger import Ledger
 from batch.online import Event, Learner, Paired
+from batch.online_watch import OnlineWatch
 from pipeline import contract_file
-from pipeline.settings import from_environment
+from pipeline.settings import Settings, from_environment
 from stream_processors.live import model_features
-from tests.model import made, sales_rows
+from tests.model import lake, made, sales_rows
 from tests.model.sales_rows import HOUR_MS
 
 CONTRACT = contract_file.load("sales")
@@ -114,3 +118,52 @@ def test_a_torn_checkpoint_starts_anew(tmp_path: Path, capsys: pytest.CaptureFix
     path.write_text(path.read_text()[:100])
     assert online_file.update(place, CONTRACT, "m", ROWS.head(2_000), None) == first
     assert "online_model_starts_anew" in capsys.readouterr().err
+
+
+def test_rows_that_begin_behind_the_last_one_learned_leave_no_gap(tmp_path: Path) -> None:
+    place = from_environment({"DRIFTLINE_HOME": str(tmp_path)})
+    online_file.update(place, CONTRACT, "m", ROWS.head(2_000), None)
+    onset = int(ROWS[FEATURES.clock].dt.epoch("ms")[5_000])
+    since = online_file.update(place, CONTRACT, "m", ROWS[5_000:], None, onset)  # as a training after a shift sees them
+    assert since["learned"] == kept(place, "m")["rows"] < 2_000
+    assert online_file.update(place, CONTRACT, "m", ROWS, None)["learned"] == STRAIGHT[0].rows
+    assert kept(place, "m")["weights"] == STRAIGHT[0].state()["weights"]
+
+
+def test_between_trainings_it_learns_each_label_that_lands_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(online_file, "MOST_ROWS", 3_500)  # a beginning; what lands later is learned whole
+    place = from_environment({"DRIFTLINE_HOME": str(tmp_path / "one")})
+    block = sales_rows.draw(12_000, seed=3, hours=96)
+    rows, heard = sales_rows.events(block, 2), sales_rows.outcomes(block)
+    lake.write_outcomes(place, CONTRACT, heard)
+    lake.write_events(place, CONTRACT, rows[:4_000])
+    made.trained(place, CONTRACT, "1", ROWS)
+    book = Ledger(ledger.path_of(place))
+    [trained] = book.entries("sales-returned")
+    book.crown(replace(trained.draft, action="promote"), None)
+    first = online_file.look(place, CONTRACT, "sales-returned")
+    lake.write_events(place, CONTRACT, rows[4_000:])
+    watch, running = OnlineWatch(place, CONTRACT), threading.Event()
+    watch.turn(running)
+    there = kept(place, "sales-returned")
+    assert int(str(there["rows"])) > 2 * int(str(first["learned"])) > 0
+    watch.turn(running)  # the lake has not gone on
+    assert kept(place, "sales-returned") == there
+    assert online_file.look(place, CONTRACT, "sales-returned")["learned"] == there["rows"]  # nothing new
+    # another home over the same lake, that looked twice too, and between them was asked again and again
+    other = replace(place, home=tmp_path / "other")
+    for end in (4_000, 4_000, 12_000):
+        every = sales_rows.with_history(rows, rows, heard)[:end]
+        labelled = every.with_columns(label=pl.Series(block.returned[:end].astype(bool)))
+        mature = labelled.filter(pl.col("event_time") <= every["event_time"].max() - pl.duration(milliseconds=DELAY))
+        online_file.update(other, CONTRACT, "m", mature, None)
+    assert {k: there[k] for k in LEARNT} == {k: kept(other, "m")[k] for k in LEARNT}
+
+
+LEARNT = ("learned", "scored", "rows", "scaler", "weights", "intercept", "steps")
+
+
+def kept(place: Settings, model: str) -> dict[str, object]:
+    return json.loads((place.home / "models" / model / online_file.NAME).read_text())

@@ -99,6 +99,12 @@ def test_evidence_is_gathered_at_the_level_at_which_it_is_judged():
         ({"log_e": float("nan"), "rows": 20_000, "former_loads": True}, "watch"),
         ({"log_e": None, "rows": 20_000, "former_loads": True}, "watch"),
         ({"log_e": 0.1, "rows": None, "former_loads": True}, "watch"),
+        ({"log_e": 0.0, "rows": 0, "arrived": 199_999, "former_loads": True}, "watch"),
+        ({"log_e": 0.0, "rows": 0, "arrived": 200_000, "former_loads": True}, "keep"),
+        ({"log_e": None, "rows": 0, "arrived": 200_000, "former_loads": True}, "keep"),
+        ({"log_e": 4.7, "rows": 600, "arrived": 200_000, "former_loads": True}, "rollback"),
+        ({"log_e": 0.0, "rows": 0, "arrived": None, "former_loads": True}, "watch"),
+        ({"log_e": 0.0, "rows": 0, "arrived": "200000", "former_loads": True}, "watch"),
         ({}, "watch"),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 
 from batch import compare, dataset, ledger, ledger_topic
 from batch.controller import Controller
-from batch.decisions import Look, Policy, Wait
+from batch.decisions import Episode, Look, Policy, Request, Wait
 from batch.ledger import Entry, Ledger
 from batch.models import Models
 from monitoring.metrics import PrometheusMeter
@@ -30,12 +30,12 @@ MODEL = "sales-returned"
 DAY_MS = 24 * HOUR_MS
 
 
-def day(settings: Settings, number: int, orders: int) -> pl.DataFrame:
+def day(settings: Settings, number: int, orders: int, scenario: str = "baseline") -> pl.DataFrame:
     """Another day of orders that arrive from now on, one a millisecond, and their outcomes; its rows.
 
     Three quarters of them are old enough for a label.
     """
-    block = sales_rows.draw(orders, seed=number + 1, start_ms=START_MS + number * DAY_MS)
+    block = sales_rows.draw(orders, scenario, seed=number + 1, start_ms=START_MS + number * DAY_MS)
     arrival = pl.lit(datetime.now(UTC)).cast(pl.Datetime("us", "UTC")) + pl.duration(milliseconds=pl.int_range(orders))
     place = pl.int_range(pl.len()).over("raw_partition") + number * 100_000
     rows = sales_rows.events(block, 2).with_columns(append_time=arrival, raw_offset=place)
@@ -81,10 +81,12 @@ def test_a_bad_champion_goes_by_itself_and_a_good_one_stays(
     made.answer(ready, CONTRACT, "1", by_people, good.score(by_people), placed=False)
     never_sent = by_people[:10].with_columns(order_id=pl.col("order_id") + "-never")
     made.answer(ready, CONTRACT, "1", never_sent, good.score(never_sent), placed=False)
+    to_come = by_score[:30].with_columns(raw_offset=pl.col("raw_offset") + 1_000_000)
+    made.answer(ready, CONTRACT, "1", to_come, good.score(to_come))
     with pytest.raises(CheckFailed, match="does not pass the gate: not better"):
         models(ready, "promote", "2", "--direct", "--reason", "looks fine to me")
     seen = compare.asked_of(ready, CONTRACT, "1")
-    assert seen is not None and seen.rows.height == 6_000 and seen.lost == 10
+    assert seen is not None and (seen.rows.height, seen.lost, seen.waiting) == (6_000, 10, 30)
     told = compare.replay(CONTRACT, bad, seen, asked)
     assert told["requests"] == 6_000 and told["unscored"] == 0 and told["loss"]["mean"] > 0  # type: ignore[index]
     decided = [s >= CONTRACT.evaluation.threshold for s in (bad.score(seen.rows), seen.rows[compare.ANSWER].to_numpy())]
@@ -140,6 +142,26 @@ def test_a_bad_champion_goes_by_itself_and_a_good_one_stays(
     promotion_now = Controller(ready, CONTRACT, Policy(), meter)
     assert isinstance(promotion_now.turn([], []), Wait)
     assert b'driftline_ledger_intact{model="sales-returned"} 0.0' in meter.exposition()
+
+
+def test_a_person_who_asks_inside_an_episode_is_told_of_the_rows_since_its_onset(ready: Settings) -> None:
+    old = day(ready, 0, 12_000)
+    made.trained(ready, CONTRACT, "1", dataset.labelled(ready, CONTRACT).rows)
+    models(ready, "promote", "1", "--direct", "--reason", "the first")
+    day(ready, 1, 12_000, "concept-shift")
+    onset, rows = START_MS + DAY_MS, dataset.labelled(ready, CONTRACT).rows
+    is_new = pl.col("event_time").dt.epoch("ms") >= onset
+    # taught on both worlds, and measured from the old one on
+    made.trained(ready, CONTRACT, "2", pl.concat([rows.filter(is_new)[:5_000], rows.filter(~is_new)[-7_000:]]))
+    assert old.height == 12_000
+    episode = Episode("e1", "data", "firing", onset, onset, seen_firing=True)
+    asked = Request("control.requests[0]@1", "promote", "2", "a person", "better since yesterday")
+    Controller(ready, CONTRACT, Policy(first_rows=10**9), PrometheusMeter()).turn([episode], [asked])
+    entry = last(ready)
+    assert (entry.draft.action, entry.draft.version, entry.draft.metrics["harm"]) == ("promote", "2", "harmful"), entry
+    overall, after = entry.draft.metrics["overall"], entry.draft.metrics["after"]
+    assert after["rows"] == rows.filter(is_new).height < overall["rows"]  # type: ignore[index]
+    assert entry.draft.episode is None  # the episode is still to be answered
 
 
 def _references(settings: Settings) -> set[int]:

@@ -18,10 +18,11 @@ from pipeline import contract_file, decode
 from pipeline.settings import from_environment
 from serving.admission import JSON_TYPE, Admission, RawCoordinates
 from serving.champion import promotion
+from serving.explained import values_of
 from serving.overload import Slots, Turns
 from serving.predicted import SLICE, Answered, messages
 from serving.refusal import Refusal
-from serving.scoring import Champion, Scoring
+from serving.scoring import Champion, Scoring, answer_of
 from serving.worker_metrics import forget_dead_workers
 from stream_processors.live.model_features import features_for
 from tests.serving.conftest import body, bundle, order
@@ -98,6 +99,21 @@ def test_an_explanation_takes_the_very_score_apart_and_its_parts_add_up(
     assert {said[name] for name in champion.scorer.features.history} == {None}  # the store knows nobody
 
 
+@given(record=RECORD)
+@settings(deadline=None)
+def test_what_is_logged_of_an_answer_explains_it_as_its_record_does(
+    scoring: Scoring, champion: Champion, record: dict[str, object]
+) -> None:
+    answered = scoring.one(champion, JSON_TYPE, body(record)).answered
+    assert answered is not None
+    [[message]] = messages(answered, 0, "sales-returned", "order_id", "event_time")
+    row = [np.nan if v is None else v for v in json.loads(message["value"])["row"]]  # type: ignore[arg-type]
+    features = champion.scorer.features
+    told = scoring.explain_row(champion, row, values_of(features, row), answered.keys[0], None)
+    by_record = json.loads(scoring.explain(champion, JSON_TYPE, body(record)).body)
+    assert json.loads(answer_of(told).body) == by_record and told.score == answered.scores[0]
+
+
 def test_each_model_is_explained_by_its_own_trees(scoring: Scoring, champion: Champion, tmp_path: Path) -> None:
     made = from_environment({"DRIFTLINE_HOME": str(tmp_path)})
     artifact = bundle(made, CONTRACT, "8", 2)
@@ -113,7 +129,8 @@ def test_log_entries_name_row_model_and_coordinate_in_slices() -> None:
     rows = SLICE + 1
     raw = RawCoordinates("sales.events", 3, list(range(100, 100 + rows)))
     regions = {"region": ["north"] * rows}
-    answered = Answered("a", [f"O{i}" for i in range(rows)], np.arange(rows) * 1000, [0.5] * rows, "7", "d" * 64, raw, slices=regions)  # fmt: skip
+    seen = np.array([[i, np.nan] for i in range(rows)], dtype=float)
+    answered = Answered("a", [f"O{i}" for i in range(rows)], np.arange(rows) * 1000, [0.5] * rows, "7", "d" * 64, raw, slices=regions, rows=seen)  # fmt: skip
     parts = list(messages(answered, 1_500, "sales-returned", "order_id", "event_time"))
     assert [len(p) for p in parts] == [SLICE, 1]
     assert parts[1][0]["key"] == f"O{SLICE}"
@@ -121,7 +138,7 @@ def test_log_entries_name_row_model_and_coordinate_in_slices() -> None:
         "id": f"a-{SLICE}", "order_id": f"O{SLICE}", "score": 0.5, "model": "sales-returned", "version": "7",
         "digest": "d" * 64, "at": "1970-01-01T00:00:01.500Z", "event_time": "1970-01-01T00:03:20.000Z",
         "raw": {"topic": "sales.events", "partition": 3, "offset": 100 + SLICE}, "features": None,
-        "slices": {"region": "north"},
+        "slices": {"region": "north"}, "row": [float(SLICE), None],
     }  # fmt: skip
 
 

@@ -4,12 +4,16 @@ import json
 import os
 import subprocess
 import sys
+import time
+import uuid
 
 import httpx
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
 
+from batch.answer_log import request_id
 from pipeline import blocks, decode, topics
 from pipeline.broker import free_port
 from pipeline.kafka import headers_of, producer, read_all
@@ -101,7 +105,8 @@ def test_the_contracts_verdict_over_http(served):
     answer = served.post("/predict", body(order(quantity=5000)))
     assert (answer.status_code, answer.json()["field"], answer.json()["rule"]) == (422, "quantity", "range")
     assert served.post("/predict", b"{").status_code == 400
-    assert served.post("/predict", body(order()), content_type="text/plain").status_code == 415
+    for kind in ("text/plain", "multipart/form-data; boundary=x", "application/vnd.bentoml+pickle"):
+        assert served.post("/predict", body(order()), content_type=kind).status_code == 415
     assert served.post("/predict_batch", b'{"row\xcf":1}').status_code == 400
 
 
@@ -151,6 +156,24 @@ def test_explain_takes_a_prediction_apart_and_judges_records_as_predict_does(ser
     assert "/explain" in paths
 
 
+def explained(served, id: str) -> httpx.Response:
+    return served.post("/explain", body({"prediction_id": id}))
+
+
+def test_a_prediction_is_explained_by_its_id_as_it_was_given(served):
+    rows = [order(200 + i, price=20.0 * i + 5, region=r) for i, r in enumerate(("north", "south", "east"))]
+    one = served.post("/predict", body(rows[0])).json()
+    batch = served.post("/predict_batch", body({"rows": rows})).json()
+    wait_until(lambda: explained(served, f"{batch['id']}-2").status_code == 200, 20, "the answers to be logged", 0.3)
+    for id, key, score in ((one["id"], one["key"], one["score"]), (f"{batch['id']}-2", rows[2]["order_id"], batch["scores"][2])):  # fmt: skip
+        told = explained(served, id).json()
+        assert (told["key"], told["version"], told["digest"]) == (key, one["version"], one["digest"])
+        assert told["score"] == pytest.approx(score, abs=1e-12)
+        assert 1 / (1 + np.exp(-told["log_odds"])) == pytest.approx(score, abs=1e-12)
+    by_record = served.post("/explain", body(rows[0])).json()
+    assert explained(served, one["id"]).json() == by_record  # nothing has happened to its customer since
+
+
 def test_every_answer_is_in_the_prediction_log_under_its_id(served):
     rows = [order(i, price=3.0) for i in range(100, 150)]
     batch = served.post("/predict_batch", body({"rows": rows})).json()
@@ -162,6 +185,30 @@ def test_every_answer_is_in_the_prediction_log_under_its_id(served):
 
     wait_until(lambda: logged() == wanted, 20, "the log to hold every answer", 0.3)
     entry = predictions(served.settings, served.contract)[0]
-    fields = {"id", "order_id", "score", "model", "version", "digest", "at", "event_time", "raw", "features", "slices"}
+    fields = {"id", "order_id", "score", "model", "version", "digest", "at", "event_time", "raw", "features", "slices", "row"}  # fmt: skip
     assert set(entry) == fields and entry["event_time"] == "2026-01-02T03:04:05.678Z"
     assert served.metric("driftline_predictions_total", endpoint="predict", version="1")
+
+
+def test_what_cannot_be_explained_says_why(served):
+    def id() -> str:
+        return f"{request_id(time.time_ns() // 1_000_000, os.urandom(10))}-0"
+
+    said = {"version": "1", "digest": served.artifacts["1"]["sha256"], "score": 0.5}
+    logged = [
+        (id(), {**said, "digest": "0" * 64, "row": [1.0]}, "are not kept here"),
+        (id(), said, "what the model saw was not kept"),  # an answer from before rows were logged
+        (id(), {**said, "row": [1.0, 2.0]}, "what the model saw was not kept"),
+        (id(), {**said, "score": "high"}, "cannot be read"),
+    ]
+    client = producer(served.settings, "test-log")
+    for name, entry, _ in logged:
+        client.produce(topics.predictions(served.contract.id), body({"id": name, **entry}))
+    assert client.flush(10) == 0
+    never = [(id(), "does not hold it"), (f"{uuid.uuid4().hex}-0", "tells its time"), ("", "tells its time")]
+    for name, reason in [*((name, reason) for name, _, reason in logged), *never]:
+        answer = explained(served, name)
+        assert (answer.status_code, answer.json()["field"]) == (404, "prediction_id"), answer.text
+        assert f"prediction {name}: " in answer.json()["error"] and reason in answer.json()["error"]
+    assert served.post("/explain", body({"prediction_id": id()}), content_type="text/plain").status_code == 415
+    assert served.post("/explain", body({"prediction_id": 7})).status_code == 422  # no such record either

@@ -126,6 +126,9 @@ def test_a_model_whose_files_are_not_right_never_serves_and_an_alert_fires(serve
 def test_a_killed_worker_comes_back_on_the_champion_and_leaves_no_gauge_behind(served: Served) -> None:
     served.promote("1")
     served.await_version("1")
+    said = served.post("/predict", body(order())).json()
+    about_it = body({"prediction_id": said["id"]})
+    wait_until(lambda: served.post("/explain", about_it).status_code == 200, 20, "the answer to be logged")
     worker = workers(served)[0]
     worker.kill()
     served.promote("2")
@@ -136,6 +139,10 @@ def test_a_killed_worker_comes_back_on_the_champion_and_leaves_no_gauge_behind(s
 
     wait_until(settled, 60, "two workers on version 2, and no trace of the third", 0.2)
     assert all(served.version() == "2" for _ in range(20))
+    # what version 1 said is explained by version 1, by the new worker too, which has to read its files for that
+    told = [served.post("/explain", about_it) for _ in range(20)]
+    assert {t.status_code for t in told} == {200}, {t.text for t in told}
+    assert {(t.json()["version"], t.json()["digest"]) for t in told} == {("1", said["digest"])}
 
 
 def workers(served: Served) -> list[psutil.Process]:
