@@ -96,8 +96,8 @@ def end_if_fenced(messages: Sequence[Message]) -> None:
             raise Fatal(f"{message.topic()}/{message.partition()}@{message.offset()}: {error.name()}: {error.str()}")
 
 
-def wait_for_topics(client: Consumer, wanted: Sequence[str], service: Service) -> None:
-    """Every topic that a transaction touches, with one partition count: partition p holds the same records in each."""
+def wait_for_topics(client: Consumer, wanted: Sequence[str], service: Service) -> int:
+    """Every topic that a transaction touches, with one partition count, which is returned: p holds the same records in each."""
 
     def look() -> dict[str, int]:
         service.beat()
@@ -113,6 +113,7 @@ def wait_for_topics(client: Consumer, wanted: Sequence[str], service: Service) -
     )
     if len(set(counts.values())) > 1:
         raise UsageError(f"expected the same number of partitions everywhere, got {counts}")
+    return counts[wanted[0]]
 
 
 def ends(client: Consumer, topic: str, stopped: threading.Event) -> dict[int, int]:

@@ -116,11 +116,11 @@ class Measures:
         self._lineage.tally.rejects[validation.UNREAD] += offsets
         inc("driftline_blocks_total", 1, dataset=dataset)
 
-    def owns(self, partitions: int) -> None:
+    def owns(self, partitions: int, of: int) -> None:
         """So many are ours; together with the other validators' it must be all of them."""
         where = {"process": self._process, "topic": self._topic}
         self._meter.set("driftline_partitions_owned", partitions, **where)
-        self._meter.set("driftline_partitions", self._contract.partitions, **where)
+        self._meter.set("driftline_partitions", of, **where)
 
     def lag(self, consumer: Consumer, places: Mapping[int, Progress]) -> None:
         now = time.monotonic()

@@ -120,6 +120,7 @@ class Validator:
         self._judging = Judging(contract, settings, name, limits, service.beat)
         self._bad: dict[int, int] = {}  # partition -> first offset of a batch that could not be opened
         self._assigned: list[int] = []
+        self._partitions = 0  # of the topic; known once it is there
         self._unplaced = False  # the assignment or the committed state changed: ask for positions before going on
         self._places: dict[int, Place] = {}
         self._stops: dict[int, Stop] = {}
@@ -134,7 +135,7 @@ class Validator:
 
     def run(self, *, exit_at_end: bool = False, max_records: int | None = None) -> None:
         self._judging.warm_up()
-        inputs.wait_for_topics(self._consumer, [self._topic, *self._outputs.topics], self._service)
+        self._partitions = inputs.wait_for_topics(self._consumer, [self._topic, *self._outputs.topics], self._service)
         ends = inputs.ends(self._consumer, self._topic, self._stopped) if exit_at_end else None
         inputs.follow_resumes(self._settings, self._contract.id, self._stopped, self._resumed)
         self._consumer.subscribe(
@@ -353,7 +354,7 @@ class Validator:
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Only notes it: finding positions can wait for a former owner's transaction, and that is no work for a callback."""
         self._assigned, self._unplaced = [tp.partition for tp in partitions], True
-        self._measures.owns(len(partitions))
+        self._measures.owns(len(partitions), self._partitions)
         consumer.assign([])
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
