@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.contract import Reject
 from pipeline.times import to_ms, to_text
@@ -89,6 +89,11 @@ def describe(
         truncated=size if size > DEAD_LETTER_KEEP else None,
         headers_dropped=sum(1 for name, _ in headers if not name.startswith(_OURS)) - len(kept_headers(headers)),
     )
+
+
+def as_first(letter: DeadLetter) -> DeadLetter:
+    """The letter of a record that claims to be a replay, and of which no marker tells: anybody can write such headers."""
+    return replace(letter, replay_of=None, attempt=1, first_rule=letter.rule, first_failed_at=letter.last_failed_at)
 
 
 def digest(key: bytes | None, value: bytes | None) -> str:

@@ -15,7 +15,7 @@ from pipeline.errors import Unreachable
 from pipeline.record import Examine, examiner
 from pipeline.settings import Settings
 from stream_processors.dead_letters.choice import Choice
-from stream_processors.dead_letters.letter import BadDeadLetter, DeadLetter, digest, from_headers
+from stream_processors.dead_letters.letter import BadDeadLetter, DeadLetter, as_first, digest, from_headers
 from stream_processors.dead_letters.replay import Marker, Original, audit_from, marker_from
 
 READ_DEADLINE_S = 600.0  # a month of dead letters
@@ -35,6 +35,7 @@ def chosen(settings: Settings, contract: Contract, choice: Choice) -> Iterator[F
     """The letters that a choice is about, in the order of their topic; what is no letter of ours is named on stderr."""
     kafka.reach(settings, deadline_s=10)
     marked = markers(settings, contract.id)
+    replays = {(m.replay_of, m.attempt) for m in marked.values()}
     examine = examiner(contract)
     at = [f.name for f in contract.fields].index(contract.time.field)
     for message in kafka.read_all(settings, topics.dead_letters(contract.id), deadline_s=READ_DEADLINE_S):
@@ -43,6 +44,8 @@ def chosen(settings: Settings, contract: Contract, choice: Choice) -> Iterator[F
         except BadDeadLetter as error:
             print(f"{_place(message)}: no dead letter of ours: {error}", file=sys.stderr)
             continue
+        if letter.replay_of is not None and (letter.replay_of, letter.attempt - 1) not in replays:
+            letter = as_first(letter)
         marker = marked.get(letter.coordinate)
         event_ms = _event_time(examine, message.value(), at) if choice.needs_event_time else None
         if choice.wants(letter, event_ms, marker is not None):

@@ -22,6 +22,7 @@ from pipeline.topics import RECORD_LIMIT
 
 MAX_CHARS = 2_000  # of an expression; a longer repair is a function in a file
 _BIGGEST = 2**127  # of an integer on the way: what is beyond is a mistake, and its arithmetic takes for ever
+_MOST_DIGITS = 308  # of round, either way: no double has more
 Record = dict[str, object]
 
 
@@ -50,11 +51,14 @@ def compile_repair(text: str, contract: Contract) -> Repair:
     known = {f.name for f in contract.fields}
     for node in ast.walk(tree):
         _check(node, known, contract)
+    said = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
 
     def repair(value: bytes | None) -> Repaired:
         record = parse(value)
         if isinstance(record, Reject):
             return Repaired(None, f"the repair needs a JSON object: {record.message}")
+        if record.duplicate is not None and record.duplicate not in said:
+            return Repaired(None, f"key {record.duplicate!r} stands twice: the repair has to say what it is to be")
         return repaired(dict(record), lambda fields: _run(tree.body, fields) or fields)
 
     return repair
@@ -254,13 +258,26 @@ def _integer(value: object) -> int:
     return int(number)  # type: ignore[call-overload]
 
 
+def _digits(value: object) -> int:
+    if not isinstance(value, int) or abs(value) > _MOST_DIGITS:
+        raise _Cannot(f"the repair: round: expected at most {_MOST_DIGITS} digits, got {value!r}")
+    return value
+
+
+def _replaced(text: str, old: str, new: str) -> str:
+    """Its length is known before it is made."""
+    if len(text) + text.count(old) * (len(new) - len(old)) > RECORD_LIMIT:
+        raise _Cannot(f"the repair: a text of more than {RECORD_LIMIT} characters")
+    return text.replace(old, new)
+
+
 def _later(time: object, seconds: object) -> str:
     return to_text(to_ms(_text(time)) + round(_number(seconds) * 1000))
 
 
 _FUNCTIONS: dict[str, Callable[..., object]] = {
     "abs": lambda x: abs(_number(x)),
-    "round": lambda x, digits=None: round(_number(x), digits),
+    "round": lambda x, digits=None: round(_number(x), None if digits is None else _digits(digits)),
     "min": lambda *xs: min(map(_number, xs)),
     "max": lambda *xs: max(map(_number, xs)),
     "int": _integer,
@@ -270,7 +287,7 @@ _FUNCTIONS: dict[str, Callable[..., object]] = {
     "lower": lambda x: _text(x).lower(),
     "upper": lambda x: _text(x).upper(),
     "strip": lambda x: _text(x).strip(),
-    "replace": lambda x, old, new: _text(x).replace(_text(old), _text(new)),
+    "replace": lambda x, old, new: _replaced(_text(x), _text(old), _text(new)),
     "startswith": lambda x, head: _text(x).startswith(_text(head)),
     "add_seconds": _later,
     "coalesce": lambda *_: None,  # evaluated apart: what is absent is null there

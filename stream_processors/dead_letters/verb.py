@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from heapq import nlargest
 
 from confluent_kafka import Message
 
@@ -121,12 +122,17 @@ def _time(name: str, value: str | None) -> int | None:
 def _list(args: argparse.Namespace, contract: Contract, found: Iterator[Found]) -> int:
     if args.counts:
         return _counts(args, found)
-    newest = deque(found, maxlen=args.limit or None)
+    newest = sorted(found, key=_age) if not args.limit else sorted(nlargest(args.limit, found, key=_age), key=_age)
     for f in newest:
         print(json.dumps(_json(f, contract)) if args.json else _line(f, contract))
     if not args.json:
         print(f"{len(newest)} shown", file=sys.stderr)
     return 0
+
+
+def _age(found: Found) -> tuple[int, int, int]:
+    """When it failed; of one millisecond the log's order."""
+    return found.letter.last_failed_at, found.letter.partition, found.letter.offset
 
 
 def _counts(args: argparse.Namespace, found: Iterator[Found]) -> int:

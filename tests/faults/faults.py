@@ -128,6 +128,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--keep", action="store_true", help="keep the broker's folder and the lake there, too")
     parser.add_argument("--json", action="store_true", help="(the report is always JSON)")
     args = parser.parse_args(arguments)
+    if (args.kills or 0) < 0 or args.rate <= 0 or args.fill < 1:
+        parser.error("expected --kills 0 or more, --rate above 0, --fill 1 or more")
     began = time.monotonic()
     kills = args.kills if args.kills is not None else 0 if args.planted else 100
     out = args.out or Path(os.environ.get("DRIFTLINE_HOME", ROOT / ".driftline")) / "faults" / f"{kills}-{args.seed}"

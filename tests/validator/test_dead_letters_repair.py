@@ -110,6 +110,23 @@ def test_a_record_that_cannot_be_mended_says_why(expression, fields, why):
     assert why in mended(expression, **fields)
 
 
+@pytest.mark.parametrize(
+    "expression, text, why",
+    [
+        ("quantity = round(7, -1000000000000)", "x", "at most 308 digits"),
+        ("region = replace(region, '', region)", "x" * 1_000, "a text of more than"),
+    ],
+)
+def test_an_expression_ends(expression, text, why):
+    assert why in mended(expression, region=text)
+
+
+def test_equal_keys_are_never_resolved_by_the_way():
+    value = record().replace(b'"quantity": 1', b'"quantity": -5, "quantity": 7')
+    assert "'quantity' stands twice" in compile_repair("price = 1", SALES)(value).why
+    assert json.loads(compile_repair("quantity = 7", SALES)(value).value)["quantity"] == 7
+
+
 def test_bytes_that_are_no_record_need_a_file(tmp_path):
     broken = b'{"quantity": 1,,}'
     assert "needs a JSON object" in compile_repair("quantity = 1", SALES)(broken).why

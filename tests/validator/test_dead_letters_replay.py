@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 from confluent_kafka import KafkaException, TopicPartition
 
+from batch.verify import verify
 from pipeline import contract_file, kafka, topics
 from pipeline.errors import CheckFailed
 from pipeline.record import examiner
@@ -229,3 +230,30 @@ def test_a_late_replay_revises_its_window(dataset, driftline):
     first = next(v for v in before if v["window_start"] == revised["window_start"])
     assert (revised["revision"], revised["n"]) == (first["revision"] + 1, first["n"] + 1)
     assert driftline("verify", "--json")[1]["late"] == 1
+
+
+def test_who_claims_to_be_a_replay_is_a_first_failure(dataset, driftline):
+    claims = [("driftline.attempt", b"7"), ("driftline.replay-of", f"{topics.events(dataset.id)}/0/0".encode())]
+    claims += [("driftline.first-rule", b"whatever")]
+    producer = kafka.producer(dataset.settings, "stranger")
+    for i in (1, 2):
+        producer.produce(topics.events(dataset.id), record(order_id=f"f-{i}", quantity=-i), b"k", 0, headers=claims)
+    assert producer.flush(20) == 0
+    dataset.to_end()
+    with dataset.validate():
+        code, done, _ = driftline("dead-letters", "replay", "--rule", "range", *MEND, "--apply", "--json")
+        assert (code, done["replayed"], done["landed"]) == (0, 2, 2)  # attempt 8 would have needed --force
+    found = [f.letter for f in chosen(dataset.settings, contract_file.load(str(dataset.contract)), Choice())]
+    assert [(letter.attempt, letter.replay_of, letter.first_rule) for letter in found] == [(1, None, "range")] * 2
+    report = verify(dataset.settings, contract_file.load(str(dataset.contract)))
+    assert report["ok"], report["first"]
+
+
+def test_the_newest_are_those_that_failed_last(dataset, driftline, run_verb):
+    for i, partition in enumerate((1, 0, 1, 0)):
+        producer = kafka.producer(dataset.settings, "in turns")
+        producer.produce(topics.events(dataset.id), record(order_id=f"o-{i}", quantity=-1), b"k", partition)
+        assert producer.flush(20) == 0
+        dataset.to_end()
+    listed = [json.loads(line) for line in run_verb("dead-letters", "list", "--limit", "3", "--json")[1].splitlines()]
+    assert [row["coordinate"].rpartition(f"{dataset.id}.events/")[2] for row in listed] == ["0/0", "1/1", "0/1"]
