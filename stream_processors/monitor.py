@@ -85,6 +85,8 @@ class Monitor:
         self.rows = self.panes = 0  # seen, stepped
         self._open: dict[Key, np.ndarray] = {}
         self._alarmed: dict[Key, int] = {}  # rows seen when the alarm began
+        self._new: dict[Key, None] = {}  # alarms that began in this window, in their order
+        self._over: list[str] = []  # those of them that ended in it
         self._history: list[tuple[int, dict[Key, tuple[float, float]]]] = []
 
     def update(self, window: Data) -> Result:
@@ -93,7 +95,7 @@ class Monitor:
         whole: dict[Key, Counts] = {}
         for key, column in self._columns(table):
             whole[key] = cells.count(self.references[key], column)
-        began, at = set(self._alarmed), 0
+        self._new, self._over, at = {}, [], 0
         while at < table.num_rows:
             take = min(table.num_rows - at, self.pane_rows - self.rows % self.pane_rows)
             for key, column in self._columns(table.slice(at, take)):
@@ -102,7 +104,7 @@ class Monitor:
             at, self.rows = at + take, self.rows + take
             if self.rows % self.pane_rows == 0:
                 self._step()
-        return self._result(table.num_rows, whole, began)
+        return self._result(table.num_rows, whole)
 
     @property
     def reach(self) -> dict[Key, float]:
@@ -122,12 +124,16 @@ class Monitor:
         for key, evidence in said.items():
             if key in self._alarmed:
                 if evidence.returned:
-                    del self._alarmed[key]
+                    began = self._alarmed.pop(key)
+                    if key in self._new:
+                        name = key[0] if key[1] == WHOLE else f"{key[0]} ({key[1]})"
+                        self._over.append(f"over again: {name} was in alarm from row {began:,} to {self.rows:,}")
                     self._detectors.reset(self._state, key)
             elif evidence.fires:
                 self._alarmed[key] = self.rows
+                self._new[key] = None
 
-    def _result(self, rows: int, counted: Mapping[Key, Counts], before: set[Key]) -> Result:
+    def _result(self, rows: int, counted: Mapping[Key, Counts]) -> Result:
         said = self._detectors.evidence(self._state)
         found = {}
         for key, reference in self.references.items():
@@ -138,13 +144,13 @@ class Monitor:
             found[key] = FeatureResult(
                 *key, self._state_of(key, evidence), told, evidence, since, reference, counted.get(key, EMPTY), history
             )
-        new = tuple(k for k in self._alarmed if k not in before)
-        return Result(rows, self.rows, self.run_length, MappingProxyType(found), new, self._notes())
+        return Result(rows, self.rows, self.run_length, MappingProxyType(found), tuple(self._new), self._notes())
 
     def _notes(self) -> tuple[str, ...]:
         """What a reader of the result must know beside it."""
         waiting = self.rows % self.pane_rows
         return (
+            *self._over,
             *((f"waiting: {waiting:,} of {self.pane_rows:,} rows of the pane, not yet judged",) if waiting else ()),
             *((f"not watched: {', '.join(self.unwatched)}",) if self.unwatched else ()),
         )

@@ -81,13 +81,13 @@ class Result:
     seen: int  # since the monitor began
     run_length: float | None  # rows between two false alarms; None of a comparison
     features: Mapping[Key, FeatureResult]
-    new: tuple[Key, ...]  # alarms that began in this window
-    notes: tuple[str, ...] = ()  # rows not yet judged, columns not watched
+    new: tuple[Key, ...]  # alarms that began in this window; `notes` tell of those that ended in it, too
+    notes: tuple[str, ...] = ()  # alarms that are over again, rows not yet judged, columns not watched
 
     @property
     def alarm(self) -> bool:
-        """Whether anything is in alarm, or differs."""
-        return any(f.state in ("alarm", "different") for f in self)
+        """Whether anything is in alarm, was within this window, or differs."""
+        return bool(self.new) or any(f.state in ("alarm", "different") for f in self)
 
     @property
     def ranked(self) -> tuple[FeatureResult, ...]:

@@ -307,3 +307,14 @@ def test_the_examples_are_true():
     assert doctest.testmod(module, extraglobs={"np": np}).failed == 0
     failed, tried = doctest.testfile(str(LIBRARY), module_relative=False)
     assert tried > 5 and not failed
+
+
+def test_an_alarm_that_begins_and_returns_within_one_window_is_told():
+    rng = np.random.default_rng(5)
+    shifted = rng.standard_normal(400_000) + np.repeat([0.0, 1.0, 0.0], [50_000, 20_000, 330_000])
+    monitor = Monitor(rng.standard_normal(100_000))
+    result = monitor.update(shifted)
+    [one] = result
+    assert result.alarm and result.new == ((one.feature, one.segment),) and one.state == "ok"
+    assert any(note.startswith("over again: ") and "in alarm from row 5" in note for note in result.notes)
+    assert not monitor.update(rng.standard_normal(1_000)).alarm
