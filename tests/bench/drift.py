@@ -1,6 +1,6 @@
 """Bench `drift`: what the drift engine claims, measured: one module a question (`_drift_*.py`), every bar printed with its verdict.
 
-    driftline bench drift --json              the default form, about 45 minutes on two cores
+    driftline bench drift --json              the default form, about 32 minutes on two cores
     driftline bench drift --full --json       the long form; writes docs/drift-quality.md and its pictures
     driftline bench drift --only delay,speed  some questions
     driftline bench drift --calibrate         finds the peers' thresholds anew and prints them
