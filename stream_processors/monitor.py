@@ -28,7 +28,15 @@ from stream_processors.detectors.detector import Detectors, Evidence
 from stream_processors.detectors.reach import smallest_effect
 from stream_processors.judging.panes import SEGMENT_ROWS, SEGMENTS_A_GROUPING, WHOLE, Key, segment_name
 from stream_processors.library.frames import Data, alike, expect, table_of
-from stream_processors.library.options import check_alpha, check_rule, check_steps, groupings_of, monitored, unwatched
+from stream_processors.library.options import (
+    check_alpha,
+    check_rule,
+    check_scan,
+    check_steps,
+    groupings_of,
+    monitored,
+    unwatched,
+)
 from stream_processors.library.result import FeatureResult, Result, State, loudest
 from stream_processors.reference import cells
 from stream_processors.reference.cells import FeatureReference
@@ -80,6 +88,8 @@ class Monitor:
         self.unwatched = unwatched(table, features, {*(f.name for f in named), *(c for g in groupings for c in g)})
         self._types = table.schema
         self.references = _references(self.plan, table)
+        if rule == "scan":
+            check_scan(pane_rows, [self.references[f.name, WHOLE].rows for f in named if not f.tolerance.value])
         self._detectors = Detectors(self.references, self.plan)
         self._state = self._detectors.start()
         self.rows = self.panes = 0  # seen, stepped

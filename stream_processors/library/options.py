@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import isfinite
+from math import inf, isfinite
 from typing import Literal
 
 import pyarrow as pa
 
 from pipeline.contract import MonitoredFeature, Tolerance
+from stream_processors.detectors.engine import LARGEST_SHARE
 from stream_processors.library.frames import expect, is_number
 
 RULES = ("bank", "scan", "confseq")
@@ -28,6 +29,16 @@ def check_rule(rule: str, alpha: float) -> None:
     if rule not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
     check_alpha(alpha)
+
+
+def check_scan(pane_rows: int, reference_rows: Sequence[float]) -> None:
+    """The scan alone would say nothing, and `ok` to everything, at panes beyond the largest scale that it looks at."""
+    least = min(reference_rows, default=inf)
+    if pane_rows > LARGEST_SHARE * least:
+        raise ValueError(
+            f"pane_rows: with rule 'scan' expected at most a tenth of the reference's {least:,.0f} rows, got {pane_rows:,}; "
+            "the scan looks at no larger scale: smaller panes, a larger reference, or rule 'bank'"
+        )
 
 
 def check_alpha(alpha: float) -> None:

@@ -318,3 +318,11 @@ def test_an_alarm_that_begins_and_returns_within_one_window_is_told():
     assert result.alarm and result.new == ((one.feature, one.segment),) and one.state == "ok"
     assert any(note.startswith("over again: ") and "in alarm from row 5" in note for note in result.notes)
     assert not monitor.update(rng.standard_normal(1_000)).alarm
+
+
+def test_the_scan_alone_is_refused_where_it_would_be_blind():
+    known = np.random.default_rng(6).standard_normal(20_000)
+    with pytest.raises(ValueError, match="a tenth of the reference's 20,000 rows, got 2,001"):
+        Monitor(known, rule="scan", pane_rows=2_001)
+    shifted = np.random.default_rng(7).standard_normal(20_000) + 1
+    assert Monitor(known, rule="scan", pane_rows=2_000).update(shifted).alarm
