@@ -101,7 +101,7 @@ def test_it_waits_for_a_broker_and_survives_its_death(tmp_path, make_dataset):
             broker.kill()
             broker.start()
             dataset.fill(records[20_000:])
-            wait_until(lambda: dataset.committed() == 30_000, 90, "the rest after the broker's death")
+            wait_until(lambda: dataset.committed() == 30_000, 180, "the rest after the broker's death")
             assert child.running, child.text()
             assert child.stop() == 0
         assert consumed(dataset) == 30_000
