@@ -37,7 +37,7 @@ from stream_processors.library.options import (
     monitored,
     unwatched,
 )
-from stream_processors.library.result import FeatureResult, Result, State, loudest
+from stream_processors.library.result import FeatureResult, Result, State, loudest, title
 from stream_processors.reference import cells
 from stream_processors.reference.cells import FeatureReference
 from stream_processors.reference.counts import EMPTY, Counts
@@ -136,8 +136,7 @@ class Monitor:
                 if evidence.returned:
                     began = self._alarmed.pop(key)
                     if key in self._new:
-                        name = key[0] if key[1] == WHOLE else f"{key[0]} ({key[1]})"
-                        self._over.append(f"over again: {name} was in alarm from row {began:,} to {self.rows:,}")
+                        self._over.append(f"over again: {title(*key)} was in alarm from row {began:,} to {self.rows:,}")
                     self._detectors.reset(self._state, key)
             elif evidence.fires:
                 self._alarmed[key] = self.rows

@@ -59,15 +59,13 @@ class Sums:
 
     @property
     def counts(self) -> dict[Key, Counts]:
-        if self._waiting:
-            self._add_up()
+        self._add_up()
         return self._counts
 
     @property
     def placed(self) -> dict[Key, dict[int, int]]:
         """Rows with a value by key and pane."""
-        if self._waiting:
-            self._add_up()
+        self._add_up()
         return self._placed
 
     def add(self, key: Key, pane: int, value: bytes) -> None:
@@ -77,6 +75,8 @@ class Sums:
             self._add_up()
 
     def _add_up(self) -> None:
+        if not self._waiting:
+            return
         waiting, self._waiting = self._waiting, {}
         for (key, pane), (added, rows) in zip(waiting, sums_of_bytes(list(waiting.values())), strict=True):
             self._counts[key] = self._counts.get(key, EMPTY) + added
@@ -101,24 +101,6 @@ class Tally:
     def rows(self) -> int:
         return self.on_time + self.late
 
-    @property
-    def counts(self) -> dict[Key, Counts]:
-        """Of on-time rows."""
-        return self.in_time.counts
-
-    @property
-    def placed(self) -> dict[Key, dict[int, int]]:
-        """On-time rows with a value by pane."""
-        return self.in_time.placed
-
-    @property
-    def late_counts(self) -> dict[Key, Counts]:
-        return self.too_late.counts
-
-    @property
-    def late_placed(self) -> dict[Key, dict[int, int]]:
-        return self.too_late.placed
-
     def add(self, offset: int, partial: Partial, part: PanePart) -> bool:
         """True if the coordinate was new; a part counted against another version adds nothing."""
         name = (part.pane, *partial.coordinate)
@@ -135,12 +117,12 @@ class Tally:
         return True
 
     def total(self, key: Key) -> Counts:
-        return self.counts.get(key, EMPTY) + self.late_counts.get(key, EMPTY)
+        return self.in_time.counts.get(key, EMPTY) + self.too_late.counts.get(key, EMPTY)
 
     def total_placed(self, key: Key) -> dict[int, int]:
         """Rows with a value by pane, late ones included."""
-        found = dict(self.placed.get(key, {}))
-        for pane, rows in self.late_placed.get(key, {}).items():
+        found = dict(self.in_time.placed.get(key, {}))
+        for pane, rows in self.too_late.placed.get(key, {}).items():
             found[pane] = found.get(pane, 0) + rows
         return found
 

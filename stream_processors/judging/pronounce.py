@@ -44,10 +44,10 @@ def findings_of(
 def _settle(peak: Finding, reference: FeatureReference, tally: Tally, contract: Contract) -> Finding:
     """From the on-time rows alone."""
     key = reference.key
-    counts = tally.counts.get(key, EMPTY)
+    counts = tally.in_time.counts.get(key, EMPTY)
     if contract.drift.rule == "ks_alpha":
         on_time = statistics.compare(
-            reference, counts, contract.drift.alpha, _slot_rows(reference, tally.placed.get(key, {}))
+            reference, counts, contract.drift.alpha, _slot_rows(reference, tally.in_time.placed.get(key, {}))
         )
         return msgspec.structs.replace(peak, rule="ks_alpha", state=_ks_state(on_time))
     none = statistics.undefined(counts.rows, counts.rows + counts.nulls, reference.rows)

@@ -27,7 +27,7 @@ class Volume(msgspec.Struct, frozen=True, array_like=True):
 def volume_of(window: int, tally: Tally, members: Mapping[Key, FeatureReference]) -> Volume:
     """Of a segment's features the fullest is taken; the categories of the whole count as segments (`feature=category`)."""
     found: dict[str, tuple[int, int]] = {}
-    for into, counted in ((0, tally.counts), (1, tally.late_counts)):
+    for into, counted in ((0, tally.in_time.counts), (1, tally.too_late.counts)):
         for (_, segment), counts in counted.items():
             rows = counts.rows + counts.nulls
             had = found.setdefault(segment, (0, 0))
@@ -40,7 +40,7 @@ def volume_of(window: int, tally: Tally, members: Mapping[Key, FeatureReference]
             and feature != REJECT
             and len(reference.categories) <= NAMED
         ):
-            pairs = zip(*(_by_category(reference, c.get((feature, segment), EMPTY)) for c in (tally.counts, tally.late_counts)), strict=True)  # fmt: skip
+            pairs = zip(*(_by_category(reference, c.get((feature, segment), EMPTY)) for c in (tally.in_time.counts, tally.too_late.counts)), strict=True)  # fmt: skip
             found |= {f"{feature}={name}": pair for name, pair in zip(reference.categories, pairs, strict=True)}
     segments = tuple((s, on_time + late, late) for s, (on_time, late) in sorted(found.items()) if s != WHOLE)
     partitions = tuple((p, on_time + late, late) for p, (on_time, late) in sorted(tally.by_partition.items()))

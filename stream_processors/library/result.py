@@ -116,9 +116,8 @@ class Result:
         figure = Figure(figsize=(5.2 * columns, 2.3 * len(shown) + 0.3), layout="constrained")
         grid = figure.subplots(len(shown), columns, squeeze=False)
         for one, axes in zip(shown, grid, strict=True):
-            name = one.feature if one.segment == WHOLE else f"{one.feature} ({one.segment})"
             _draw_law(axes[0], one)
-            axes[0].set_title(f"{name}: {one.state}", fontsize=10, loc="left")
+            axes[0].set_title(f"{title(one.feature, one.segment)}: {one.state}", fontsize=10, loc="left")
             if columns == 2:
                 _draw_evidence(axes[1], one)
             for ax in axes:
@@ -147,6 +146,10 @@ class Result:
             return f"{self.rows:,} rows: {count or 'none'} of {len(self)} differ from the reference"
         promise = f"at most one false alarm in {self.run_length:,.0f} rows is to be expected"
         return f"{self.rows:,} rows ({self.seen:,} seen): {count or 'none'} of {len(self)} in alarm; {promise}"
+
+
+def title(feature: str, segment: str) -> str:
+    return feature if segment == WHOLE else f"{feature} ({segment})"
 
 
 def _cells(one: FeatureResult) -> tuple[str, ...]:

@@ -89,7 +89,8 @@ def last_wins_on_a_repeated_pane() -> Any:
     add = closed.Tally.add
 
     def bad(self: Any, offset: int, partial: Any, part: Any) -> bool:
-        for held in (self.counts, self.placed, self.late_counts, self.late_placed, self.seen):
+        sums = (self.in_time, self.too_late)
+        for held in (*(s.counts for s in sums), *(s.placed for s in sums), self.seen):
             held.clear()
         return add(self, offset, partial, part)
 
