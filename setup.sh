@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Makes a checkout ready: system packages, the virtual environment, the broker's jars. Run again at any time: a step
-# whose inputs did not change is skipped by a stamp of their content, so a second run takes well under two seconds.
+# Makes a checkout ready: system packages, the virtual environment, compiled code, the broker's jars. Run again at any
+# time: a step whose inputs did not change is skipped by a stamp of their content, so a second run takes well under two
+# seconds.
 # Package sources are whatever this machine is configured for; none is named here.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -114,7 +115,17 @@ if ! done_before package "$wanted" || [ ! -x .venv/bin/driftline ]; then
     printf '%s' "$wanted" >"$stamps/package"
 fi
 
-# 3. the broker's jars -----------------------------------------------------------------------------------------------
+# 3. what is compiled at its first call: the library's examples call it now ------------------------------------------------
+files=(requirements.lock)
+wanted=$(content "$("$python" -c 'import sys; print(sys.version)')" "$PWD")
+if ! done_before compiled "$wanted"; then
+    say "compiling the detectors (15 s)"
+    if .venv/bin/python -m doctest docs/library.md >"$stamps/compiled.log" 2>&1; then printf '%s' "$wanted" >"$stamps/compiled"; else
+        say "an example of docs/library.md failed, see $stamps/compiled.log; the first calls will be slow"
+    fi
+fi
+
+# 4. the broker's jars -----------------------------------------------------------------------------------------------
 files=(pom.xml kafka-jars.sha256)
 wanted=$(content)
 if ! done_before kafka "$wanted" || [ -z "$(ls .driftline/kafka/libs/kafka_*.jar 2>/dev/null)" ]; then
@@ -130,7 +141,7 @@ if ! done_before kafka "$wanted" || [ -z "$(ls .driftline/kafka/libs/kafka_*.jar
     printf '%s' "$wanted" >"$stamps/kafka"
 fi
 
-# 4. with `peers`: the tools that `driftline bench drift` compares with, each in an environment of its own ---------------
+# 5. with `peers`: the tools that `driftline bench drift` compares with, each in an environment of its own ---------------
 [ "${1:-}" = peers ] || exit 0
 without=()
 for lock in tests/bench/peers/*.lock; do

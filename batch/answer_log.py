@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 
 from confluent_kafka import TopicPartition
 
@@ -16,7 +17,7 @@ from pipeline.kafka import bounds, consumer, read_all
 from pipeline.settings import Settings
 
 EARLY_MS = 5_000  # by which the clock of the worker that answered may run ahead of its message's
-LATE_MS = 120_000  # ... and by which a message may follow its answer
+LATE_MS = 120_000  # ... and by which a message may follow its answer, but for a worker that had no broker
 TIMED_ID = re.compile(r"^([0-9a-f]{12})7[0-9a-f]{3}[89ab][0-9a-f]{15}-\d+$")
 Json = dict[str, object]
 
@@ -40,21 +41,23 @@ def made_at(id: str) -> int | None:
     return int(match[1], 16) if match else None
 
 
-def find(settings: Settings, topic: str, id: str, *, deadline_s: float) -> Json | None:
-    """The log's entry of that id; None if it is not there, or tells no time.
+def find(settings: Settings, topic: str, id: str, *, deadline_s: float, late: bool = False) -> Json | None:
+    """The log's entry of that id; None if it is not there, or tells no time. `late`: then in all that was written since, too.
 
-    Cost: the messages of two minutes at most, and seldom more than those of the first seconds.
+    Cost: the messages of two minutes at most, and seldom more than those of the first seconds; `late` up to the whole rest.
     Unreachable where they are not read in time, KafkaException where the broker is away.
     """
     at = made_at(id)
     if at is None:
         return None
     start, end = (offsets_at(settings, topic, ms) for ms in (at - EARLY_MS, at + LATE_MS))
-    needle = id.encode()
-    for message in read_all(settings, topic, deadline_s=deadline_s, from_offsets=start, to_offsets=end):
-        value = message.value() or b""
-        if needle in value and (body := json_object(value)).get("id") == id:
-            return body
+    needle, until = id.encode(), time.monotonic() + deadline_s
+    for first, last in [(start, end), (end, None)] if late else [(start, end)]:
+        left = until - time.monotonic()
+        for message in read_all(settings, topic, deadline_s=left, from_offsets=first, to_offsets=last):
+            value = message.value() or b""
+            if needle in value and (body := json_object(value)).get("id") == id:
+                return body
     return None
 
 

@@ -97,6 +97,9 @@ def _notes(args: argparse.Namespace, contract: Contract, stored: Lake | File, sa
         made.append(f"{said.late + said.late_beyond:,} of {said.rows:,} rows came late ({said.late_beyond:,} later than reviseWithin), and late rows reach no detector{order}")  # fmt: skip
     if said.rejects > MANY * (said.rows + said.rejects):
         made.append(stored.holds())
+    made += [
+        f"{name_of(*key)}: {r.rounded}" for key, r in sorted(found.members.items()) if key[1] == WHOLE and r.rounded
+    ]
     kind = contract.drift.reference.kind
     if kind != "training" and (args.reference_from or args.reference_to):
         made.append(f"the contract's {kind} reference was not followed: the one built here judged everything")

@@ -13,6 +13,7 @@ from stream_processors.judging.alert import Alert
 from stream_processors.judging.panes import WHOLE, Clock, Key
 from stream_processors.judging.timeline import Members
 from stream_processors.judging.verdict import Verdict
+from stream_processors.reference import rhythm_told
 
 _MUTE = ("reference_missing", "reference_too_small")
 
@@ -75,14 +76,13 @@ def fitted(found: Backtested) -> list[str]:
     made = []
     for (name, segment), reference in sorted(found.members.items()):
         if segment == WHOLE:
-            slots = f"{len(reference.slots.names)} slots of the week" if reference.slots else "one law at all times"
             varied = reference.temper.inflation if reference.temper else 1.0
             depends = (
                 f"sums of rows vary {varied:.1f} times as much as of independent ones"
                 if reference.temper
                 else "independent rows"
             )
-            made.append(f"{name}: {reference.rows:,} rows, {slots}, {depends}")
+            made.append(f"{name}: {reference.rows:,} rows, {depends}, {rhythm_told.told(reference)}")
     return made
 
 
@@ -133,5 +133,6 @@ def feature_report(found: Backtested, feature: str, segment: str) -> dict[str, o
         "state": own[-1].state,
         "reference_rows": reference.rows if reference else 0,
         "rhythm": list(reference.slots.names) if reference and reference.slots else [],
+        "rhythm_told": rhythm_told.told(reference) if reference else "",
         "dependence": reference.temper.inflation if reference and reference.temper else 1.0,
     }

@@ -1,6 +1,7 @@
 """EDGE. `driftline control`: answers drift episodes, requests by people, new rows and a schedule; nothing else.
 
-The loop and its knobs; what a turn does is in `batch.controller`, what it decides in `batch.decisions`.
+The loop and its knobs; what a turn does is in `batch.controller`, what it decides in `batch.decisions`. A contract without a
+label has no model to decide about: there only the reference that moves with time is made (`batch.rolling`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from batch.controller import Controller
 from batch.decisions import Policy
 from batch.heard import Heard
 from batch.online_watch import OnlineWatch
+from batch.rolling import Rolling
 from monitoring.metrics import PrometheusMeter
 from pipeline import contract_file
 from pipeline.errors import Unreachable, UsageError
@@ -79,21 +81,33 @@ class Control:
             args.after_rollback,
         )
         contract, meter = contract_file.load(settings.contract), PrometheusMeter()
+        if contract.label is None and contract.drift.reference.kind == "training":
+            raise UsageError(
+                f"contract {contract.name}: expected a label to train on, or a reference of kind last-week or rolling; it "
+                "states neither, so there is nothing to control; `driftline reference build` publishes a reference by hand"
+            )
         with Service("control", settings, meter.exposition) as service:
             reach(settings, deadline_s=None, stopped=service.stopped)
             heard = Heard(contract)
             threads = heard.listen(settings, service.stopped)
-            attribution = AttributionWatch(settings, contract, meter)
-            for name, watch in (("attribution", attribution), ("online", OnlineWatch(settings, contract))):
-                threads.append(threading.Thread(target=watch.follow, args=(service.stopped,), name=name, daemon=True))
-                threads[-1].start()
-            controller = Controller(settings, contract, plan, meter, service, attribution)
+            rolling, controller = Rolling(settings, contract), None
+            if contract.label is not None:
+                attribution = AttributionWatch(settings, contract, meter)
+                for name, watch in (("attribution", attribution), ("online", OnlineWatch(settings, contract))):
+                    threads.append(
+                        threading.Thread(target=watch.follow, args=(service.stopped,), name=name, daemon=True)
+                    )
+                    threads[-1].start()
+                controller = Controller(settings, contract, plan, meter, service, attribution)
             while not service.stopped.wait(args.poll):
                 service.beat()
                 if dead := [t.name for t in threads if not t.is_alive()]:
                     raise Unreachable(f"control: no longer following {', '.join(dead)}")
                 if heard.caught_up:
-                    controller.turn(heard.episodes(), heard.requests())
+                    if controller:
+                        controller.turn(heard.episodes(), heard.requests())
+                    else:
+                        rolling.turn(heard.episodes())
                     service.ready()
         return 0
 

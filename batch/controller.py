@@ -10,7 +10,6 @@ import and 400 MB, and a controller that waits for a child can go on answering /
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from dataclasses import dataclass, field, replace
@@ -32,8 +31,6 @@ from pipeline.service import Service
 from pipeline.settings import Settings
 from pipeline.times import to_ms
 
-ROLL_S = 10.0
-
 
 @dataclass
 class Controller:
@@ -48,9 +45,11 @@ class Controller:
     _failed_at: list[float] = field(default_factory=list)
     _settled: bool = False
     _said: str = ""
-    _rolled: float = -math.inf
     _looked: tuple[int, int] = (0, 0)  # promotion, rows at its last look
     _episodes: dict[str, Episode] = field(default_factory=dict)  # by id, as this turn heard them
+
+    def __post_init__(self) -> None:
+        self._rolling = rolling.Rolling(self.settings, self.contract)
 
     @property
     def model(self) -> str:
@@ -85,8 +84,8 @@ class Controller:
         except LedgerBroken as broken:
             return self._refuse_to_decide(broken)
         self._measure()
-        if isinstance(step, Wait) and self._settled and not any(e.state == "firing" for e in episodes):
-            self._roll()
+        if isinstance(step, Wait) and self._settled:
+            self._rolling.turn(episodes)
         return step
 
     def _refuse_to_decide(self, broken: LedgerBroken) -> Step:
@@ -97,16 +96,6 @@ class Controller:
         self._settled = False
         self.meter.set("driftline_ledger_intact", 0.0, model=self.model)
         return Wait(str(broken))
-
-    def _roll(self) -> None:
-        """A last-week or rolling reference, where the contract wants one; looked at every ROLL_S of wall time."""
-        if self.contract.drift.reference.kind == "training" or time.monotonic() - self._rolled < ROLL_S:
-            return
-        self._rolled = time.monotonic()
-        try:
-            rolling.publish_due(self.settings, self.contract)
-        except Unreachable as error:
-            log("reference_put_off", "warning", error=error)
 
     def facts(self, episodes: list[Episode], requests: list[Request]) -> Facts:
         entries = self.book.entries(self.model)

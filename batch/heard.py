@@ -22,31 +22,30 @@ REQUESTED = ("retrain", "promote", "rollback")
 
 
 class Heard:
-    """The latest word about each episode, and every request, as two threads read them."""
+    """The latest word about each episode, and every request about the model, if there is one, as two threads read them."""
 
     def __init__(self, contract: Contract):
         self._contract, self._lock = contract, threading.Lock()
         self._episodes: dict[str, Episode] = {}
         self._requests: dict[str, Request] = {}
-        self._ends = {topics.ALERTS: threading.Event(), topics.REQUESTS: threading.Event()}
+        self._handlers = {topics.ALERTS: self.alert, **({topics.REQUESTS: self.request} if contract.label else {})}
+        self._ends = {topic: threading.Event() for topic in self._handlers}
 
     @property
     def caught_up(self) -> bool:
-        """Both topics were read to their end once: before that, an old alert could look like the newest."""
+        """The topics were read to their end once: before that, an old alert could look like the newest."""
         return all(end.is_set() for end in self._ends.values())
 
     def listen(self, settings: Settings, stopped: threading.Event) -> list[threading.Thread]:
-        handlers = {topics.ALERTS: self.alert, topics.REQUESTS: self.request}
-
         def run(topic: str) -> None:
             while not stopped.is_set():
                 try:
-                    follow(settings, topic, stopped, handlers[topic], caught_up=self._ends[topic].set)
+                    follow(settings, topic, stopped, self._handlers[topic], caught_up=self._ends[topic].set)
                 except (KafkaException, Unreachable) as error:
                     log("follow_failed", "warning", topic=topic, error=error)
                     stopped.wait(1.0)
 
-        threads = [threading.Thread(target=run, args=(t,), name=t, daemon=True) for t in handlers]
+        threads = [threading.Thread(target=run, args=(t,), name=t, daemon=True) for t in self._handlers]
         for thread in threads:
             thread.start()
         return threads

@@ -15,7 +15,8 @@ from pipeline.errors import CheckFailed
 from stream_processors.comparing import statistics
 from stream_processors.detectors import budget
 from stream_processors.judging.panes import Key
-from stream_processors.reference.cells import FeatureReference
+from stream_processors.reference import rhythm_told
+from stream_processors.reference.cells import WHOLE, FeatureReference
 from stream_processors.reference.store import ReferenceRecord, ReferenceStore
 
 _COMPARED = (
@@ -66,7 +67,11 @@ def print_records(
         )
         for row in own:
             table.add_row(*(str(row[c]) for c in columns))
-        Console(soft_wrap=True).print(table)
+        console = Console(soft_wrap=True, highlight=False, markup=False)
+        console.print(table)
+        for row in own:
+            if "rhythm_told" in row and row["segment"] == WHOLE:
+                console.print(f"rhythm of {row['feature']}: {row['rhythm_told']}")
 
 
 def told(reference: FeatureReference) -> dict[str, object]:
@@ -76,8 +81,10 @@ def told(reference: FeatureReference) -> dict[str, object]:
     return {
         "pages": "yes" if refusal is None else f"no: {refusal}",
         "rhythm": _rhythm(reference),
+        "rhythm_told": rhythm_told.told(reference),
         "slots": list(reference.slots.names) if reference.slots else [],
         "slot_rows": reference.slots.rows.tolist() if reference.slots else [],
+        "judged_slots": reference.slots.judged if reference.slots else 0,
         "dependence": _dependence(reference),
         "cardinality": reference.cardinality,
         "evidence": evidence,
@@ -118,7 +125,8 @@ def _rhythm(reference: FeatureReference) -> str:
     evidence = reference.evidence
     p = min(evidence.get("hour_p_value", 1.0), evidence.get("week_p_value", 1.0))
     if reference.slots:
-        return f"{len(reference.slots.names)} slots (p {p:.1g})"
+        apart = len(reference.slots.names) - reference.slots.judged
+        return f"{reference.slots.judged} slots (p {p:.1g})" + (f", {apart} apart" if apart else "")
     return "none" if "hour_p_value" in evidence else "not tested" if not evidence else "too few days"
 
 

@@ -7,8 +7,15 @@ too few rows to page by, the one before stays: a gap in the data must not silenc
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 from batch import dataset, promotion, reference
+from batch.decisions import Episode
 from pipeline.contract import Contract, ReferencePlan
+from pipeline.errors import Unreachable
 from pipeline.logs import log
 from pipeline.settings import Settings
 from pipeline.times import ms, to_text
@@ -17,6 +24,28 @@ from stream_processors.judging.panes import clock_of
 from stream_processors.reference.store import read_store
 
 DAY = 86_400_000
+LOOK_S = 10.0  # wall time between two looks
+
+
+@dataclass
+class Rolling:
+    """Publishes each moving reference when it is due; needs neither a label nor a model."""
+
+    settings: Settings
+    contract: Contract
+    _looked: float = -math.inf
+
+    def turn(self, episodes: Iterable[Episode]) -> None:
+        """A look, if it is time and nothing fires; a dependency that is away is tried again at the next one."""
+        if self.contract.drift.reference.kind == "training" or time.monotonic() - self._looked < LOOK_S:
+            return
+        if any(e.state == "firing" for e in episodes):
+            return
+        self._looked = time.monotonic()
+        try:
+            publish_due(self.settings, self.contract)
+        except Unreachable as error:
+            log("reference_put_off", "warning", error=error)
 
 
 def span_due(plan: ReferencePlan, oldest: int, newest: int, last: int | None) -> tuple[int, int] | None:

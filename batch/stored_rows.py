@@ -100,11 +100,10 @@ class File:
     """A file in its own order, as one partition: through the contract's checks, or taken as they are if they had them."""
 
     def __init__(self, path: Path, contract: Contract):
-        if not path.is_file():
-            raise UsageError(f"--file {path}: there is no such file")
         self._contract, self._time = contract, contract.time.field
         self._faults: Counter[tuple[str, str]] = Counter()  # (code, field) -> records
         try:
+            replay.expect_file(path)
             checked = _checked(path, contract)
             parts = [] if checked is not None else list(_decoded(path, contract, self._faults))
         except UsageError as error:

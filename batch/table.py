@@ -414,8 +414,10 @@ def _open(settings: Settings, dataset: str, table: str, version: int | None) -> 
     path = location(settings, dataset, table)
     try:
         return DeltaTable(str(path), version=version)
-    except (TableNotFoundError, DeltaError) as error:
-        what = "no table here yet; `driftline compact` makes it" if version is None else f"no version {version}"
+    except TableNotFoundError as error:
+        raise LakeMissing(f"{path}: no table here yet; `driftline compact` makes it") from error
+    except DeltaError as error:
+        what = "its log cannot be read" if version is None else f"no version {version}"
         raise LakeMissing(f"{path}: {what} ({error})") from error
 
 

@@ -117,9 +117,10 @@ def _prediction(settings: Settings, contract: Contract, found: Trace, place: Pla
 def _answers(
     settings: Settings, topic: str, key: str | None, asked: str, place: Place | None, since: int | None
 ) -> Iterator[Json]:
-    """By an id that tells its time a few seconds of the log are read; by a place what was written since; else all of it."""
+    """By an id that tells its time a few seconds of the log are read, and only where it is not there what was written since;
+    by a place what was written since; else all of it."""
     if answer_log.made_at(asked) is not None:
-        one = answer_log.find(settings, topic, asked, deadline_s=READ_S)
+        one = answer_log.find(settings, topic, asked, deadline_s=READ_S, late=True)
         yield from [one] if one and one.get("version") else []
         return
     needle = (asked if place is None else str(place[1])).encode()

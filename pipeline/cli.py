@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import pwd
 import sys
 from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol
@@ -73,7 +74,7 @@ def _run(entry: EntryPoint, known: argparse.Namespace, rest: list[str]) -> int:
     verb.configure(parser)
     args = parser.parse_args(rest)
     try:
-        settings = from_environment(os.environ, args.contract)
+        settings = from_environment({"USER": _account(), **os.environ}, args.contract)
         return verb.run(args, settings)
     except DriftlineError as error:
         print(f"driftline {entry.name}: {error}", file=sys.stderr)
@@ -89,6 +90,14 @@ def _run(entry: EntryPoint, known: argparse.Namespace, rest: list[str]) -> int:
         what = f"Kafka at {settings.bootstrap}: {error.args[0].str()}; `driftline status` shows whether it runs"
         print(f"driftline {entry.name}: {what}", file=sys.stderr)
         return Unreachable.exit_code
+
+
+def _account() -> str:
+    """The account this process runs under: who acted, where neither DRIFTLINE_ACTOR nor USER says it."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container may run under a number that no file names
+        return f"uid-{os.getuid()}"
 
 
 def _of_kafka(error: Exception) -> bool:

@@ -91,7 +91,8 @@ def table(place: Place, contract: Contract) -> tuple[Process, ...]:
     """Every process of one dataset's stack, in start order. A worker's exporter port is the first one plus its rank."""
     every = (*(kafka(place, n) for n in range(1, place.brokers + 1)), *_workers(place), *_services(place))
     lacking = (NEED_LABEL if contract.label is None else ()) + (NEED_HISTORY if contract.history is None else ())
-    return tuple(p for p in every if p.name not in lacking)
+    rolls = contract.drift.reference.kind != "training"  # by `control`, with or without a label
+    return tuple(p for p in every if p.name not in lacking or (p.name == "control" and rolls))
 
 
 def kafka(place: Place, number: int = 1) -> Process:

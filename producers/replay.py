@@ -50,6 +50,15 @@ def stream(contract: Contract, path: Path, *, rows: int = ROWS) -> Source:
         yield Batch(times, [_key(contract, record) for record in records], values)
 
 
+def expect_file(path: Path) -> None:
+    """UsageError unless there is a file that can be read more than once."""
+    if not path.exists():
+        raise UsageError(f"--replay {path}: there is no such file")
+    if not path.is_file():
+        got = "a folder: name one file in it" if path.is_dir() else "a device or a pipe: write it to a file first"
+        raise UsageError(f"--replay {path}: expected a file, got {got}")
+
+
 def cast(value: object, field: Field) -> object:
     """A value of the file as a JSON value of the field's type, or unchanged as text where it does not cast."""
     if value is None or isinstance(value, list | dict):
@@ -187,8 +196,7 @@ def _bytes(record: Row | bytes) -> bytes:
 
 
 def _read(path: Path, rows: int) -> Iterator[list[Row | bytes]]:
-    if not path.is_file():
-        raise UsageError(f"--replay {path}: there is no such file")
+    expect_file(path)
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise UsageError(

@@ -8,6 +8,8 @@ The same cells, detectors and statistics as in the stream. Rows carry no event t
 every `pane_rows` rows the detectors step once, however the rows were divided among calls, and evidence is the same for
 any division. The page budget is a run length: at most one false alarm in `run_length` rows is to be expected, over all
 features and segments together (`budget`). Rows are taken as independent of each other; a rhythm needs event times.
+Rule `ks_alpha` promises nothing of the kind: it holds the K-S distance of each window, that is of each call's rows,
+against its critical value at `alpha`, as the stream does under this rule; the detectors run beside it for comparison.
 """
 
 from __future__ import annotations
@@ -20,13 +22,13 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.contract import DriftPlan, Tolerance
 from stream_processors.comparing import statistics
 from stream_processors.detectors.detector import Detectors, Evidence
 from stream_processors.detectors.reach import smallest_effect
-from stream_processors.judging.panes import SEGMENT_ROWS, SEGMENTS_A_GROUPING, WHOLE, Key, segment_name
+from stream_processors.judging.panes import WHOLE, Key
+from stream_processors.judging.pronounce import ks_state
 from stream_processors.library.frames import Data, alike, expect, table_of
 from stream_processors.library.options import (
     check_alpha,
@@ -37,9 +39,9 @@ from stream_processors.library.options import (
     monitored,
     unwatched,
 )
+from stream_processors.library.parts import columns_of, references_of
 from stream_processors.library.result import FeatureResult, Result, State, loudest, title
 from stream_processors.reference import cells
-from stream_processors.reference.cells import FeatureReference
 from stream_processors.reference.counts import EMPTY, Counts
 from stream_processors.reference.grid import coarse_counts
 
@@ -71,7 +73,7 @@ class Monitor:
         run_length: float = RUN_LENGTH,
         tolerance: float | Tolerance | Mapping[str, float | Tolerance] = 0.0,
         weights: Mapping[str, float] | None = None,
-        rule: Literal["bank", "scan", "confseq"] = "bank",
+        rule: Literal["bank", "scan", "confseq", "ks_alpha"] = "bank",
         alpha: float = 0.05,
     ):
         check_steps(pane_rows, run_length)
@@ -87,9 +89,10 @@ class Monitor:
         )  # fmt: skip
         self.unwatched = unwatched(table, features, {*(f.name for f in named), *(c for g in groupings for c in g)})
         self._types = table.schema
-        self.references = _references(self.plan, table)
+        self.references = references_of(self.plan, table)
         if rule == "scan":
             check_scan(pane_rows, [self.references[f.name, WHOLE].rows for f in named if not f.tolerance.value])
+        self._by_window = rule == "ks_alpha"
         self._detectors = Detectors(self.references, self.plan)
         self._state = self._detectors.start()
         self.rows = self.panes = 0  # seen, stepped
@@ -114,14 +117,19 @@ class Monitor:
             at, self.rows = at + take, self.rows + take
             if self.rows % self.pane_rows == 0:
                 self._step()
-        return self._result(table.num_rows, whole)
+        told = {
+            key: statistics.compare(r, whole.get(key, EMPTY), self.plan.alpha) for key, r in self.references.items()
+        }
+        if self._by_window:
+            self._hold(told)
+        return self._result(table.num_rows, whole, told)
 
     @property
     def reach(self) -> dict[Key, float]:
         """By feature and segment with a tolerance: the smallest effect that can alarm at this reference's size, about."""
         made = {}
         for key, limits in self._detectors.budget.by_key.items():
-            if (asked := self._detectors.tolerance(key)).value > 0:
+            if (asked := self._detectors.tolerance(key)).value > 0 and not self._by_window:
                 made[key] = smallest_effect(self.references[key], asked.kind, asked.value, limits, self.pane_rows)
         return made
 
@@ -131,7 +139,7 @@ class Monitor:
         said = self._detectors.evidence(self._state)
         self._history.append((self.rows, {k: told for k, e in said.items() if (told := loudest(e))[0] is not None}))
         del self._history[:-REMEMBERED_PANES]
-        for key, evidence in said.items():
+        for key, evidence in said.items() if not self._by_window else ():
             if key in self._alarmed:
                 if evidence.returned:
                     began = self._alarmed.pop(key)
@@ -142,36 +150,63 @@ class Monitor:
                 self._alarmed[key] = self.rows
                 self._new[key] = None
 
-    def _result(self, rows: int, counted: Mapping[Key, Counts]) -> Result:
+    def _hold(self, told: Mapping[Key, statistics.WindowStatistics]) -> None:
+        """Rule `ks_alpha`: in alarm is what is above its critical value in this window, whatever came before."""
+        refused, before = self._detectors.budget.refused, self._alarmed
+        self._alarmed = {
+            k: before.get(k, self.rows)
+            for k, t in told.items()
+            if k not in refused and ks_state(self.references[k], t) == "alarm"
+        }
+        self._new = {k: None for k in self._alarmed if k not in before}
+
+    def _result(
+        self, rows: int, counted: Mapping[Key, Counts], told: Mapping[Key, statistics.WindowStatistics]
+    ) -> Result:
         said = self._detectors.evidence(self._state)
         found = {}
         for key, reference in self.references.items():
-            told = statistics.compare(reference, counted.get(key, EMPTY), self.plan.alpha)
             evidence = said.get(key)
             history = tuple((at, *values[key]) for at, values in self._history if key in values)
             since = None if evidence is None else evidence.since * self.pane_rows
+            state, why = self._state_of(key, evidence, told[key])
             found[key] = FeatureResult(
-                *key, self._state_of(key, evidence), told, evidence, since, reference, counted.get(key, EMPTY), history
+                *key, state, told[key], evidence, since, reference, counted.get(key, EMPTY), history, why
             )
-        return Result(rows, self.rows, self.run_length, MappingProxyType(found), tuple(self._new), self._notes())
+        promised = None if self._by_window else self.run_length
+        return Result(
+            rows, self.rows, promised, MappingProxyType(found), tuple(self._new), self._notes(), self.plan.rule
+        )
 
     def _notes(self) -> tuple[str, ...]:
         """What a reader of the result must know beside it."""
-        waiting = self.rows % self.pane_rows
+        waiting = 0 if self._by_window else self.rows % self.pane_rows
         return (
             *self._over,
             *((f"waiting: {waiting:,} of {self.pane_rows:,} rows of the pane, not yet judged",) if waiting else ()),
             *((f"not watched: {', '.join(self.unwatched)}",) if self.unwatched else ()),
         )
 
-    def _state_of(self, key: Key, evidence: Evidence | None) -> State:
-        if key in self._detectors.budget.refused or evidence is None:
-            return "reference_too_small"
+    def _state_of(
+        self, key: Key, evidence: Evidence | None, told: statistics.WindowStatistics
+    ) -> tuple[State, str | None]:
+        """(state, why it is no verdict): an alarm lasts through a window that says nothing, `ok` needs one that does."""
+        if evidence is None:
+            return "reference_too_small", self._detectors.budget.refused[key]
         if key in self._alarmed:
-            return "alarm"
+            return "alarm", told.undefined
+        if told.undefined is not None:
+            return "undefined", told.undefined
+        reference = self.references[key]
+        if self._by_window:
+            return ks_state(reference, told), told.reasons.get("critical_value") or reference.rounded
+        if not self.panes:
+            return "undefined", f"{self.rows:,} of the {self.pane_rows:,} rows of the first pane"
         pairs = ((evidence.e_value, evidence.threshold), (evidence.scan_value, evidence.scan_threshold))
         near = any(v is not None and t is not None and v >= t - WARNING_DISTANCE for v, t in pairs)
-        return "warning" if near and evidence.material else "ok"
+        if near and evidence.material:
+            return "warning", None
+        return ("undefined", reference.rounded) if reference.rounded else ("ok", None)
 
     def _checked(self, window: Data) -> pa.Table:
         table = table_of(window, "window")
@@ -180,7 +215,7 @@ class Monitor:
         return alike(table, self._types, needed)
 
     def _columns(self, table: pa.Table) -> Iterable[tuple[Key, pa.Array]]:
-        return _columns(self.plan, table, {segment for _, segment in self.references})
+        return columns_of(self.plan, table, {segment for _, segment in self.references})
 
     def __repr__(self) -> str:
         refused = len(self._detectors.budget.refused)
@@ -237,59 +272,19 @@ def compare(
     expect(table, "reference", needed)
     expect(other, "window", needed)
     other = alike(other, table.schema, needed)
-    references = _references(plan, table)
-    counted = {k: cells.count(references[k], c) for k, c in _columns(plan, other, {s for _, s in references})}
+    references = references_of(plan, table)
+    counted = {k: cells.count(references[k], c) for k, c in columns_of(plan, other, {s for _, s in references})}
     told = {k: statistics.compare(r, counted.get(k, EMPTY), alpha) for k, r in references.items()}
     p_values = {k: _either(t) for k, t in told.items()}
     different = _holm({k: p for k, p in p_values.items() if p is not None}, alpha)
     found = {}
     for k, t in told.items():
-        state: State = "different" if k in different else "undefined" if t.p_value is None else "ok"
-        found[k] = FeatureResult(*k, state, t, None, None, references[k], counted.get(k, EMPTY), ())
+        why = t.undefined or t.reasons.get("p_value") or references[k].rounded
+        state: State = "different" if k in different else "undefined" if why else "ok"
+        found[k] = FeatureResult(*k, state, t, None, None, references[k], counted.get(k, EMPTY), (), why)
     left = unwatched(table, features, set(needed))
     notes = (f"not watched: {', '.join(left)}",) if left else ()
     return Result(other.num_rows, other.num_rows, None, MappingProxyType(found), (), notes)
-
-
-def _references(plan: DriftPlan, table: pa.Table) -> dict[Key, FeatureReference]:
-    if not table.num_rows:
-        raise ValueError("reference: expected rows, got none")
-    segments = {WHOLE}
-    for columns in plan.segments:
-        sizes = table.select(list(columns)).drop_null().group_by(list(columns)).aggregate([([], "count_all")])
-        large = sizes.filter(pc.greater_equal(sizes.column("count_all"), SEGMENT_ROWS))
-        order = [("count_all", "descending"), *((c, "ascending") for c in columns)]
-        values = large.sort_by(order).slice(0, SEGMENTS_A_GROUPING).select(list(columns)).to_pylist()
-        segments |= {segment_name(columns, tuple(v.values())) for v in values}
-    features = {f.name: f for f in plan.features}
-    return {
-        (name, segment): cells.build(features[name], segment, column, version=1, effective_from=0)
-        for (name, segment), column in _columns(plan, table, segments)
-    }
-
-
-def _columns(plan: DriftPlan, table: pa.Table, segments: set[str]) -> Iterable[tuple[Key, pa.Array]]:
-    """Each feature's values in the whole, then in each of the segments; no feature within a segment of its own."""
-    for feature in plan.features:
-        yield (feature.name, WHOLE), table.column(feature.name)
-    for columns in plan.segments:
-        features = [f for f in plan.features if f.name not in columns]
-        for name, rows in _split(table, columns):
-            if name in segments:
-                for feature in features:
-                    yield (feature.name, name), table.column(feature.name).take(rows)
-
-
-def _split(table: pa.Table, columns: Sequence[str]) -> Iterable[tuple[str, pa.Array]]:
-    """(segment, its rows in their order) of each value of a grouping; rows with a null in it belong to none."""
-    encoded = [table.column(c).combine_chunks().dictionary_encode() for c in columns]
-    codes, sizes = [e.indices.fill_null(-1).to_numpy() for e in encoded], [max(1, len(e.dictionary)) for e in encoded]
-    whole = np.flatnonzero(np.logical_and.reduce([c >= 0 for c in codes]))
-    distinct, of = np.unique(np.ravel_multi_index([c[whole] for c in codes], sizes), return_inverse=True)
-    order, ends = whole[np.argsort(of, kind="stable")], np.cumsum(np.bincount(of, minlength=len(distinct)))
-    for at, place in enumerate(zip(*np.unravel_index(distinct, sizes), strict=True)):
-        values = tuple(e.dictionary[int(i)].as_py() for e, i in zip(encoded, place, strict=True))
-        yield segment_name(tuple(columns), values), pa.array(order[ends[at - 1] if at else 0 : ends[at]])
 
 
 def _either(told: statistics.WindowStatistics) -> float | None:

@@ -98,13 +98,13 @@ def category_law(
     dense = np.zeros(len(reference.counts) + 1)
     for slot, weight in weights:
         held = reference.slots.counts[slot]
-        dense[held.codes] += held.n * (weight * rows / held.rows)
+        dense[held.codes] += held.n * (weight * rows / max(1, held.rows))
     ratio = _null_ratio(reference, weights)
     return dense, rows, ratio * rows / max(1e-12, 1 - ratio), ratio
 
 
 def effective_rows(weights: tuple[tuple[int, float], ...], rows: np.ndarray) -> float:
-    return 1 / sum(w * w / rows[s] for s, w in weights)
+    return 1 / sum(w * w / max(1, rows[s]) for s, w in weights)
 
 
 def _held(reference: FeatureReference, weights: tuple[tuple[int, float], ...]) -> list[tuple[float, Counts]]:
@@ -139,7 +139,7 @@ def _mixture(reference: FeatureReference, weights: tuple[tuple[int, float], ...]
     rows = effective_rows(weights, reference.slots.rows)
     mass = np.zeros(len(reference.values))
     for weight, held in _held(reference, weights):
-        mass[held.codes >> 1] += held.n * (weight / held.rows)
+        mass[held.codes >> 1] += held.n * (weight / max(1, held.rows))
     used = np.flatnonzero(mass)
     cumulative = np.concatenate(([0.0], np.cumsum(mass[used])))
     cumulative *= rows / cumulative[-1]

@@ -14,7 +14,7 @@ For a shift of t standard deviations that is t >= 8 / sqrt(R). This is also the 
 alternative gathers no evidence.
 
 With slots each has its own p, R and slack; the list of alternatives is one. One that a slot cannot tell apart scores 0
-there, a factor of 1, so expectations stay at most 1. Under dependence scores are multiplied by eta (`Temper`), at most 1:
+there, a factor of 1, so expectations stay at most 1; in slots that are not judged all do. Under dependence scores are multiplied by eta (`Temper`), at most 1:
 E[exp(eta s)] <= E[exp s]**eta. Groups with fewer than 20 of the slot's rows are taken together with their neighbours.
 
 Scores are multiples of 2**-18, rounded down, in float32: sums over integer counts in float64 are exact up to 2**29 rows,
@@ -82,10 +82,11 @@ def bank_of(reference: FeatureReference, fine: bool = False) -> Bank:
     )
     temper = reference.temper.eta if reference.temper else {}
     listed = list(alternatives(pool.p, pool.names, reference.discrete))
+    judged = reference.slots.judged if reference.slots else 1
     found = [
         _told_apart(law, listed if law is pool else list(alternatives(law.p, law.names, reference.discrete)))
-        for law in slots
-    ]
+        for law in slots[:judged]
+    ] + [{} for _ in slots[judged:]]
     kept = [a for a in listed if temper.get(a.name, 1.0) > 0 and any(a.name in told for told in found)]
     scores = np.zeros((len(slots), int(groups[-1]) + 1, len(kept)), np.float32)
     slack = np.zeros((len(slots), len(kept)))

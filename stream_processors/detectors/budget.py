@@ -87,15 +87,24 @@ def smallest(segment: str) -> int:
 
 
 def _rows(reference: FeatureReference) -> int:
-    """Those that chose the categories included."""
-    return reference.rows if reference.kind == "numeric" else reference.source_rows
+    """Those that a law rests on, or that chose its categories."""
+    rows = reference.rows if reference.kind == "numeric" else reference.source_rows
+    if reference.slots is None:
+        return rows
+    judged = int(reference.slots.rows[: reference.slots.judged].sum())
+    return rows * judged // max(1, reference.rows)
 
 
 def refusal(reference: FeatureReference) -> str | None:
     """Why this reference may not page; None if it may."""
     rows, needed = _rows(reference), smallest(reference.segment)
     if rows < needed:
-        return f"reference {rows} rows, {needed} needed"
+        where = (
+            " in hours that are judged"
+            if reference.slots and reference.slots.judged < len(reference.slots.names)
+            else ""
+        )
+        return f"reference {rows} rows{where}, {needed} needed"
     if UNMATCHED in reference.evidence:
         return f"reference {rows} rows, too few for the rhythm that the whole has"
     return None

@@ -13,7 +13,7 @@ of 20 J to 1 (while alternative j is true that has probability <= 1 / (20 J)); n
 against it; and the stretch's K-S distance is below its critical value. Or, with a tolerance on the distance, when an upper
 bound of it is within the tolerance.
 
-A pane without rows changes nothing but time. Equal inputs give equal bytes: sums are exact (see `bank`).
+A pane without rows changes nothing but time, and so does one in a slot of too few reference rows (`Slots.judged`). Equal inputs give equal bytes: sums are exact (see `bank`).
 Cost: 4 us a key and pane, 8 with a rhythm; state 45 KB a key in memory, 6 KB in bytes, 25 KB more after it fired.
 References: Shiryaev 1963; Roberts 1966; Shin, Ramdas, Rinaldo 2023 (see `budget`).
 """
@@ -36,8 +36,10 @@ from stream_processors.detectors.engine import ALT, ALTS, LEVEL
 from stream_processors.detectors.packs import Pack, level_sizes, pack
 from stream_processors.reference.cells import FeatureReference, coarse
 from stream_processors.reference.counts import Counts
+from stream_processors.reference.slots import MONDAY, WEEK
 
 Rule = Literal["bank", "scan", "confseq"]
+STRETCHES = 672  # of the week, quarters of an hour: no slot is shorter
 NAMED = exp(3.0)  # evidence from which an alternative's name is worth telling
 _MAGIC = b"D3"
 _PIECE, _WIDTHS = 1024, (0, 1, 2, 4, 8)
@@ -118,6 +120,7 @@ class Detectors:
         self._place = {key: k for k, key in enumerate(self.keys)}
         sizes = [len(r.cell_rows) for r in self.references.values()]
         self.offsets = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64))).astype(np.int64)  # of the packed pane
+        self._apart = _apart(self.references)
         named = "\n".join(f"{f}\t{s}" for f, s in self.keys).encode()
         mark = hashlib.sha256(self._pack.at.astype("<i8").tobytes() + named).digest()
         self._mark = np.frombuffer(mark, "<i8", 1)
@@ -169,7 +172,14 @@ class Detectors:
                 "were they counted against another reference?"
             )
         self._own(state)
-        return int(engine.step_panes(self._pack, state, packed, pane_starts, until_fired))
+        return int(engine.step_panes(self._pack, state, self._judged(packed, pane_starts), pane_starts, until_fired))
+
+    def _judged(self, packed: np.ndarray, pane_starts: np.ndarray) -> np.ndarray:
+        """Without the rows of keys that no slot judges at that time."""
+        if self._apart is None:
+            return packed
+        gone = self._apart[(pane_starts - MONDAY) % WEEK * len(self._apart) // WEEK]
+        return np.where(np.repeat(gone, np.diff(self.offsets), axis=1), 0, packed) if gone.any() else packed
 
     def packed(self, counts: Mapping[Key, np.ndarray]) -> np.ndarray:
         made = np.zeros(int(self.offsets[-1]), np.int64)
@@ -241,6 +251,15 @@ class Detectors:
     def _back(self, k: int) -> slice:
         mine = self._alts(k)
         return slice(4 * engine.LEVELS * mine.start, 4 * engine.LEVELS * mine.stop)
+
+
+def _apart(references: Mapping[Key, FeatureReference]) -> np.ndarray | None:
+    """bool[stretches of the week, K]: where a key's rhythm has a slot of too few rows; None if there is none."""
+    slots = [r.slots for r in references.values()]
+    if not any(s and s.judged < len(s.names) for s in slots):
+        return None
+    starts = MONDAY + np.arange(STRETCHES, dtype=np.int64) * (WEEK // STRETCHES)
+    return np.stack([s.apart(starts) if s else np.zeros(STRETCHES, bool) for s in slots], 1)
 
 
 def _narrow(values: np.ndarray) -> Iterator[bytes]:

@@ -57,6 +57,9 @@ def smallest_shift(
     reference = detectors.references[key]
     low, high = SMALLEST, LARGEST[reference.kind]
 
+    if reference.slots and pane_start is not None and reference.slots.at(pane_start) >= reference.slots.judged:
+        return inf  # no detector sees this pane
+
     def caught(size: float) -> bool:
         return _caught(detectors, key, rows_a_pane, panes, chance, shifted(reference, size, pane_start), pane_start)
 

@@ -6,6 +6,7 @@ A finding is fixed when the window closes and knows on-time rows only; the stati
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Literal
 
 import msgspec
 
@@ -20,6 +21,7 @@ from stream_processors.judging.timeline import ReferenceSet
 from stream_processors.judging.verdict import State, Verdict
 from stream_processors.reference.cells import FeatureReference, Kind
 from stream_processors.reference.counts import EMPTY
+from stream_processors.reference.rhythm import FLOOR
 
 
 def findings_of(
@@ -45,19 +47,31 @@ def _settle(peak: Finding, reference: FeatureReference, tally: Tally, contract: 
     """From the on-time rows alone."""
     key = reference.key
     counts = tally.in_time.counts.get(key, EMPTY)
+    slots = _slot_rows(reference, tally.in_time.placed.get(key, {}))
+    unseen = apart(reference, slots)
     if contract.drift.rule == "ks_alpha":
-        on_time = statistics.compare(
-            reference, counts, contract.drift.alpha, _slot_rows(reference, tally.in_time.placed.get(key, {}))
-        )
-        return msgspec.structs.replace(peak, rule="ks_alpha", state=_ks_state(on_time))
-    none = statistics.undefined(counts.rows, counts.rows + counts.nulls, reference.rows)
+        on_time = statistics.compare(reference, counts, contract.drift.alpha, slots)
+        state = "undefined" if unseen else ks_state(reference, on_time)
+        return msgspec.structs.replace(peak, rule="ks_alpha", state=state)
+    none = unseen or statistics.undefined(counts.rows, counts.rows + counts.nulls, reference.rows) or reference.rounded
     return msgspec.structs.replace(peak, state="undefined") if none and peak.state != "alarm" else peak
 
 
-def _ks_state(on_time: statistics.WindowStatistics) -> State:
-    if on_time.undefined is not None or on_time.statistic is None or on_time.critical_value is None:
+def ks_state(reference: FeatureReference, told: statistics.WindowStatistics) -> Literal["alarm", "ok", "undefined"]:
+    """Rule `ks_alpha`: the statistic against its critical value, each window by itself."""
+    if told.undefined is not None or told.statistic is None or told.critical_value is None:
         return "undefined"
-    return "alarm" if on_time.statistic > on_time.critical_value else "ok"
+    quiet = "undefined" if reference.rounded else "ok"
+    return "alarm" if told.statistic > told.critical_value else quiet
+
+
+def apart(reference: FeatureReference, slot_rows: Mapping[int, int] | None) -> str | None:
+    """Why no detector saw the rows of a window; None if one saw any."""
+    slots = reference.slots
+    if slots is None or not slot_rows or min(slot_rows) < slots.judged:
+        return None
+    held = ", ".join(f"{slots.names[s]} ({int(slots.rows[s]):,})" for s in sorted(slot_rows))
+    return f"{held}: reference rows below {FLOOR:,}, charted and never judged"
 
 
 def _slot_rows(reference: FeatureReference, placed: Mapping[int, int]) -> dict[int, int] | None:
@@ -105,9 +119,11 @@ def _verdict(
     provisional: bool,
 ) -> Verdict:
     told, slots = statistics.WindowStatistics(kind, tally.rows, 0, 0, contract.drift.alpha), None
+    unseen: str | None = None
     if reference is not None:
         slots = _slot_rows(reference, tally.total_placed(key))
         told = statistics.compare(reference, tally.total(key), contract.drift.alpha, slots)
+        unseen = apart(reference, slots) or reference.rounded
     return Verdict(
         contract=contract.name,
         dataset=contract.id,
@@ -152,7 +168,7 @@ def _verdict(
         lower_effect=finding.lower_effect,
         tolerance=finding.tolerance,
         other_model=_other_model(reference, tally),
-        undefined=told.reasons,
+        undefined={**told.reasons, **({"state": unseen} if finding.state == "undefined" and unseen else {})},
     )
 
 

@@ -60,7 +60,7 @@ class Verdict:
     lower_effect: float | None = None  # the effect is at least this, in the tolerance's unit
     tolerance: float = 0.0
     other_model: int = 0  # rows that another model version answered than the reference's; they are not in n
-    undefined: Mapping[str, str] = field(default_factory=dict)  # figure that is null -> why; `statistic` = all of them
+    undefined: Mapping[str, str] = field(default_factory=dict)  # null figure -> why; `statistic` = all; `state`
 
     @property
     def key(self) -> str:

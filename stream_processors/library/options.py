@@ -12,7 +12,7 @@ from pipeline.contract import MonitoredFeature, Tolerance
 from stream_processors.detectors.engine import LARGEST_SHARE
 from stream_processors.library.frames import expect, is_number
 
-RULES = ("bank", "scan", "confseq")
+RULES = ("bank", "scan", "confseq", "ks_alpha")
 UNITS = {"numeric": ("distance", "wasserstein"), "categorical": ("share",)}
 
 Tolerances = float | Tolerance | Mapping[str, float | Tolerance]
@@ -91,7 +91,9 @@ def monitored(
     refused = [name for name in features or [] if name not in usable]
     if refused:
         raise ValueError(f"features: expected columns of numbers or texts, got {', '.join(f'{n} ({kinds[n]})' for n in refused)}")  # fmt: skip
-    chosen = list(dict.fromkeys(features)) if features is not None else usable
+    chosen = list(features) if features is not None else usable
+    if twice := sorted({name for name in chosen if chosen.count(name) > 1}):
+        raise ValueError(f"features: expected each column once, got twice {twice}")
     if not chosen:
         raise ValueError("features: expected at least one column of numbers or texts, got none")
     by_name = tolerance if isinstance(tolerance, Mapping) else dict.fromkeys(chosen, tolerance)

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 State = Literal["ok", "warning", "alarm", "reference_too_small", "different", "undefined"]
 _ORDER = {"alarm": 0, "different": 0, "warning": 1, "ok": 2}
-_HEAD = ("feature", "segment", "state", "rows", "distance", "p", "effect", "evidence", "threshold", "change")
+_MUTE: dict[State, str] = {"undefined": "undefined", "reference_too_small": "without a reference that may alarm"}
+_HEAD = (
+    "feature", "segment", "state", "rows", "distance", "critical", "p", "effect", "evidence", "threshold", "change"
+)  # fmt: skip
 SHOWN_ROWS = 30
 SHOWN_CATEGORIES = 8
 LINEAR_TO = 100.0  # natural log: the axis of the evidence is logarithmic beyond
@@ -46,6 +49,7 @@ class FeatureResult:
     history: tuple[tuple[int, float, float], ...] = field(
         repr=False
     )  # (rows seen, evidence, threshold) of the louder rule
+    why: str | None = None  # there is no verdict, or no statistic
 
     @property
     def statistic(self) -> float | None:
@@ -79,10 +83,11 @@ class Result:
 
     rows: int  # in this window
     seen: int  # since the monitor began
-    run_length: float | None  # rows between two false alarms; None of a comparison
+    run_length: float | None  # rows between two false alarms; None where none is promised
     features: Mapping[Key, FeatureResult]
     new: tuple[Key, ...]  # alarms that began in this window; `notes` tell of those that ended in it, too
     notes: tuple[str, ...] = ()  # alarms that are over again, rows not yet judged, columns not watched
+    rule: str | None = None  # that alarms; None of a comparison
 
     @property
     def alarm(self) -> bool:
@@ -141,11 +146,15 @@ class Result:
         return f"<p>{escape(self._headline())}</p>{notes}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     def _headline(self) -> str:
-        count = sum(f.state in ("alarm", "different") for f in self)
-        if self.run_length is None:
-            return f"{self.rows:,} rows: {count or 'none'} of {len(self)} differ from the reference"
-        promise = f"at most one false alarm in {self.run_length:,.0f} rows is to be expected"
-        return f"{self.rows:,} rows ({self.seen:,} seen): {count or 'none'} of {len(self)} in alarm; {promise}"
+        states = [f.state for f in self]
+        count = states.count("alarm") + states.count("different")
+        mute = "".join(f", {states.count(state)} {words}" for state, words in _MUTE.items() if state in states)
+        if self.rule is None:
+            return f"{self.rows:,} rows: {count or 'none'} of {len(self)} differ from the reference{mute}"
+        promise = f"rule {self.rule} promises no run length"
+        if self.run_length is not None:
+            promise = f"at most one false alarm in {self.run_length:,.0f} rows is to be expected"
+        return f"{self.rows:,} rows ({self.seen:,} seen): {count or 'none'} of {len(self)} in alarm{mute}; {promise}"
 
 
 def title(feature: str, segment: str) -> str:
@@ -155,8 +164,8 @@ def title(feature: str, segment: str) -> str:
 def _cells(one: FeatureResult) -> tuple[str, ...]:
     e = one.evidence
     return (
-        one.feature, one.segment, one.state, f"{one.statistics.n:,}", _figure(one.statistic), _figure(one.p_value), _figure(one.effect),
-        *(_figure(v) for v in loudest(e)), one.change or one.statistics.undefined or "",
+        one.feature, one.segment, one.state, f"{one.statistics.n:,}", _figure(one.statistic), _figure(one.critical_value), _figure(one.p_value), _figure(one.effect),
+        *(_figure(v) for v in loudest(e)), one.change or one.why or "",
     )  # fmt: skip
 
 

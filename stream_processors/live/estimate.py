@@ -6,6 +6,9 @@ arXiv:2401.08348), in closed form:
 
     interval = sum of means / n  +-  (z sqrt(sum of variances) / n  +  what scores that are off by CALIBRATION would change)
 
+What calibration leaves open is larger over fewer of its rows: precision speaks of those above the threshold alone, so its
+interval has what the rows that calibrated and lie there leave open, taken as the same share of them as of the window.
+
 It holds under any shift of the inputs, and not where the relation to the label changes (concept shift): nothing but labels
 can tell that, and then they fall outside. Assumes calibrated scores and rows that are independent given their scores.
 """
@@ -35,7 +38,8 @@ from stream_processors.live.tally import (
     middle,
 )
 
-CALIBRATION = 0.012  # of a probability: what 4,000 rows of calibration leave open, 1.96 sqrt(0.14 / 4000)
+CALIBRATED = 4_000  # rows that calibrate
+CALIBRATION = 0.012  # of a probability: what they leave open of a mean over all rows, 1.96 sqrt(0.14 / 4000)
 LEAST_LABELLED = 0.9  # of a window's predictions, from which labels can tell whether the estimate held
 
 
@@ -57,13 +61,14 @@ def estimated(tally: Tally, plan: EvaluationPlan) -> dict[str, Figure]:
     steps = (plan.true_positive - plan.false_positive, plan.false_negative - plan.true_negative)
     cost_variance = spread_above * steps[0] ** 2 + (spread - spread_above) * steps[1] ** 2
     found = {
-        "log_loss": _figure(sums[ENTROPY], sums[LOSS_VARIANCE], sums[LOGIT] / n, n),
-        "brier": _figure(spread, sums[BRIER_VARIANCE], 1.0, n),
-        "accuracy": _figure(p_above + below - p_below, spread, 1.0, n),
-        "cost": _figure(cost, cost_variance, max(abs(s) for s in steps), n),
+        "log_loss": _figure(sums[ENTROPY], sums[LOSS_VARIANCE], CALIBRATION * sums[LOGIT] / n, n),
+        "brier": _figure(spread, sums[BRIER_VARIANCE], CALIBRATION, n),
+        "accuracy": _figure(p_above + below - p_below, spread, CALIBRATION, n),
+        "cost": _figure(cost, cost_variance, CALIBRATION * max(abs(s) for s in steps), n),
     }
     if above:
-        found["precision"] = _figure(p_above, spread_above, 1.0, above)
+        left_open = Z * math.sqrt(spread_above / above / (CALIBRATED * above / n))
+        found["precision"] = _figure(p_above, spread_above, left_open, above)
     ranking = _roc_auc(tally)
     return found if ranking is None else {**found, "roc_auc": ranking}
 
@@ -76,9 +81,9 @@ def covers(tally: Tally, plan: EvaluationPlan, realised: Figure | None) -> bool 
     return promised.low <= realised.value <= promised.high
 
 
-def _figure(total: float, variance: float, slope: float, n: int) -> Figure:
-    """`slope`: by how much the mean changes when scores are off by one."""
-    value, half = total / n, Z * math.sqrt(max(variance, 0.0)) / n + CALIBRATION * slope
+def _figure(total: float, variance: float, off: float, n: int) -> Figure:
+    """`off`: by how much the mean changes when scores are off by what their calibration leaves open."""
+    value, half = total / n, Z * math.sqrt(max(variance, 0.0)) / n + off
     return Figure(value, value - half, value + half)
 
 

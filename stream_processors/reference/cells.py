@@ -38,6 +38,8 @@ ROWS_A_CELL = 20  # a coarse cell that holds fewer reference rows is too badly k
 NAMED_CATEGORIES = 1_000  # by count, then name; rows of the others are `other` and count as values never seen
 CHOSEN_ABOVE = 62  # categories: with more, some are chosen over others, by a fifth of the rows; the rest say the shares
 CHOOSING = 0.2
+EXACT = 2**53  # whole numbers below are each a float64
+INEXACT = 0.001  # share of a reference beyond that does no harm
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,6 +66,7 @@ class FeatureReference:
     temper: Temper | None = None  # None = rows are independent
     evidence: Mapping[str, float] = field(default_factory=dict)  # of rhythm and dependence, found or not, for people
     model: str = ""  # version of the model whose answers these are; empty = no answers
+    inexact: int = 0  # of `source_rows`, whole numbers that float64 may not tell from their neighbours
     cumulative: np.ndarray = field(init=False, repr=False)  # int64[K], rows <= each value
     lookup: Lookup | None = field(init=False, repr=False)
     outside: Outside | None = field(init=False, repr=False)
@@ -110,8 +113,21 @@ class FeatureReference:
     @property
     def cells_wanted(self) -> int:
         most = CELLS if self.segment == WHOLE else SEGMENT_CELLS
-        rows = self.rows if self.slots is None else int(self.slots.rows.min())
+        rows = self.rows if self.slots is None else int(self.slots.rows[: self.slots.judged].min(initial=self.rows))
         return max(1, min(most, rows // ROWS_A_CELL))
+
+    @property
+    def rounded(self) -> str | None:
+        """Why silence says little of its whole numbers, which count as float64; None if it does.
+
+        Rounding keeps their order, so distances are never larger than the true ones, and alarms are kept as rare; but
+        numbers that differ may count as equal. Where only a share e of the reference lies beyond 2**53 on one side D is
+        wrong by e at most: up to there both distribution functions are exact, and the reference's is 1 - e or more.
+        """
+        if self.inexact <= INEXACT * self.source_rows:
+            return None
+        share = f"{self.inexact / self.source_rows:.1%}"
+        return f"{share} of the reference's rows are whole numbers beyond 2^53, which are rounded, so a change may not show: watch their difference from a constant, or their text"
 
     @property
     def null_ratio(self) -> float:
@@ -164,7 +180,7 @@ def build(
         slots = _slotted(plan, codes, own[order], np.bincount(slot[~valued], minlength=len(plan.names)))
     return FeatureReference(
         feature.name, segment, "numeric", version, effective_from, len(kept_values), len(column) - total, total,
-        values, (), counts.astype(np.int64), cardinality=len(values), slots=slots,
+        values, (), counts.astype(np.int64), cardinality=len(values), slots=slots, inexact=_inexact(column),
     )  # fmt: skip
 
 
@@ -227,7 +243,7 @@ def _slotted(plan: Slots, codes: np.ndarray, slot: np.ndarray, nulls: np.ndarray
     for s in range(len(plan.names)):
         found, n = np.unique(codes[slot == s], return_counts=True)
         counts.append(Counts(found.astype(np.uint32), n.astype(np.int64), int(nulls[s])))
-    return Slots(plan.of, plan.names, tuple(counts))
+    return Slots(plan.of, plan.names, tuple(counts), plan.judged)
 
 
 def count(reference: FeatureReference, column: pa.Array | pa.ChunkedArray) -> Counts:
@@ -320,8 +336,9 @@ def to_arrow(reference: FeatureReference) -> bytes:
         "source_rows": reference.source_rows, "other": reference.other, "cardinality": reference.cardinality,
         "evidence": dict(reference.evidence), "temper": asdict(reference.temper) if reference.temper else None,
         "choosing": None if reference.choosing is None else reference.choosing.tolist(),
-        "slots": {"of": reference.slots.of, "names": reference.slots.names} if reference.slots else None,
+        "slots": _plan_of(reference.slots),
         **({"model": reference.model} if reference.model else {}),
+        **({"inexact": reference.inexact} if reference.inexact else {}),
     }  # fmt: skip
     slots = [s.to_bytes() for s in reference.slots.counts] if reference.slots else []
     numeric = reference.kind == "numeric"
@@ -335,6 +352,13 @@ def to_arrow(reference: FeatureReference) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+def _plan_of(slots: Slots | None) -> dict[str, object] | None:
+    if slots is None:
+        return None
+    apart = {"judged": slots.judged} if slots.judged < len(slots.names) else {}
+    return {"of": slots.of, "names": slots.names, **apart}
+
+
 def from_arrow(value: bytes) -> FeatureReference:
     """ValueError if the bytes hold no reference."""
     reader = pa.ipc.open_stream(value)
@@ -346,7 +370,7 @@ def from_arrow(value: bytes) -> FeatureReference:
     slots, temper, choosing = facts.pop("slots"), facts.pop("temper"), facts.pop("choosing", None)
     if slots:
         held = tuple(Counts.from_bytes(more[f"slot.{i}".encode()]) for i in range(len(slots["names"])))
-        slots = Slots(tuple(slots["of"]), tuple(slots["names"]), held)
+        slots = Slots(tuple(slots["of"]), tuple(slots["names"]), held, slots.get("judged", -1))
     numeric = facts["kind"] == "numeric"
     return FeatureReference(
         **facts,
@@ -372,6 +396,14 @@ def floats(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     if flat.type != pa.float64():
         flat = flat.cast(pa.float64(), safe=False)
     return flat.to_numpy(zero_copy_only=False)
+
+
+def _inexact(column: pa.Array | pa.ChunkedArray) -> int:
+    """Rows with a whole number from 2**53 on, either sign: the next one has the same float64."""
+    if not pa.types.is_integer(column.type) or column.type.bit_width < 64:
+        return 0
+    numbers = column.drop_null().to_numpy()
+    return int(np.count_nonzero((numbers >= EXACT) | (numbers <= -EXACT)))
 
 
 def texts(column: pa.Array | pa.ChunkedArray) -> pa.Array:

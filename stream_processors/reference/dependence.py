@@ -60,18 +60,20 @@ class Panes:
 def panes_of(
     codes: np.ndarray, times: np.ndarray, pane: int, reference: FeatureReference, hours: bool = False
 ) -> Panes:
-    """`codes` are coarse cells of rows in any order, `times` their event times (ms).
+    """`codes` are coarse cells of rows in any order, `times` their event times (ms). Panes of no judged slot are left out.
 
-    `hours`: without slots, each hour of day is compared with itself, for a rhythm that was found too small to matter.
+    `hours`: under one law, each hour of day is compared with itself, for a rhythm that was found too small to matter.
     """
+    slots = reference.slots
+    if slots and slots.judged < len(slots.names):
+        judged = ~slots.apart(times // pane * pane)
+        codes, times = codes[judged], times[judged]
     starts, of = np.unique(times // pane, return_inverse=True)
     width = reference.cells + 2
     counts = np.bincount(of * width + codes, minlength=len(starts) * width).reshape(len(starts), width)
-    if reference.slots:
-        at = reference.slots.at_each(starts * pane)
-        return Panes(counts, at, at)
-    slot = np.zeros(len(starts), np.int64)
-    return Panes(counts, slot, starts * pane // HOUR % 24 if hours else slot)
+    at = slots.at_each(starts * pane) if slots else np.zeros(len(starts), np.int64)
+    one = slots is None or slots.judged == 1
+    return Panes(counts, at, starts * pane // HOUR % 24 if hours and one else at)
 
 
 def detect(panes: Panes, shares: np.ndarray, ordered: bool, tests: int = 1) -> tuple[bool, dict[str, float]]:
@@ -159,10 +161,10 @@ def _root(sums: np.ndarray) -> np.ndarray:
 
 def _tail(half: FeatureReference, replayed: Panes) -> float:
     found = 1.0
-    slots = len(half.slots.names) if half.slots else 1
+    slots = half.slots.judged if half.slots else 1
     laws = np.stack([half.slot_cell_rows(s) if half.slots else half.cell_rows for s in range(slots)]).astype(np.float64)
     laws = np.cumsum(laws[:, :-1] / np.maximum(1, laws[:, :-1].sum(1, keepdims=True)), 1)
-    rows = float(half.rows) if half.slots is None else float(half.slots.rows.mean())
+    rows = float(half.rows) if half.slots is None else float(half.slots.rows[: half.slots.judged].mean())
     for size in _sizes(len(replayed.counts), TAIL_BLOCKS):
         blocks = len(replayed.counts) // size
         counts = replayed.counts[: blocks * size, :-1]

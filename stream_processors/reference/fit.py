@@ -41,9 +41,16 @@ class Wish:
 def wish_of(plan: DriftPlan, feature: MonitoredFeature, tests: int, whole: Slots | None = None) -> Wish:
     """`whole` are the slots of the whole if this is one of its segments."""
     asked = feature.rhythm or plan.rhythm
-    if whole is not None:
+    if whole is not None and whole.judged > 1:
         asked = "week" if whole.by_weekday else "hour"
-    return Wish(ms(plan.pane), plan.reference.rows, asked, plan.dependence, tests, inherited=whole is not None)
+    return Wish(
+        ms(plan.pane),
+        plan.reference.rows,
+        asked,
+        plan.dependence,
+        tests,
+        inherited=whole is not None and whole.judged > 1,
+    )
 
 
 def fit(

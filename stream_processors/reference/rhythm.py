@@ -8,12 +8,14 @@ rank, of order 1 to 4; categories: one a cell; nulls: one). For each score, hour
 of other days: F = (variation between hours of day) / (variation of one hour between days), whose denominator holds
 whatever makes rows of an hour alike, so that dependence within hours is not taken for a rhythm. Fisher's law of F, Bonferroni
 over scores, features and segments: SIZE in all. It takes three days. Weekdays likewise: means and first harmonics of the
-days, without the hours' effect, F between weekdays over days of one weekday; it takes fifteen days.
+days, without the hours' effect, F between weekdays over days of one weekday; it takes fourteen days.
 
 Size. The same scores say how far the slots' laws lie from the pool: the root of the sum over scores of the variance of slot
 means without noise is, for a shift, its size in standard deviations (the chi distance). Below SMALLEST, rms over the day,
 a rhythm is left alone: it is a wave of 0.035 sd, and half the bank's smallest alternative gathers no evidence. Weekdays
-that do not differ share their slots from the start.
+that do not differ share their slots from the start. What a law of several weekdays or hours hides is found afterwards
+(`departures`); where that sets hours apart, weekdays are kept and hours merged instead if it loses fewer rows,
+and where the rest of the week has no rhythm without them, it has one law.
 
 Cost O(rows) + O(stretches * cells * scores). Reference: Scheffe, The Analysis of Variance, 1959.
 """
@@ -26,14 +28,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from stream_processors.reference.slots import MONDAY, WEEK, Slots
+from stream_processors.reference import departures
+from stream_processors.reference.slots import MONDAY, WEEK, WEEKDAYS, Slots, name_of
 
 SIZE = 0.01  # chance of a rhythm found anywhere, where there is none
 SMALLEST = 0.025  # rms over the day, in standard deviations of a shift
 STEEP = 0.03  # rms of a shift within an hour above which quarters of an hour are told apart
 FLOOR = 2_000  # rows of a slot
 QUARTER_ROWS = 8_000  # rows of a slot of a quarter of an hour; fewer cost more than they mend
-DAYS, WEEK_DAYS = 3, 15  # that a daily and a weekly rhythm take to be seen
+DAYS, WEEK_DAYS = 3, 14  # that a daily and a weekly rhythm take to be seen
 HOUR, DAY = 3_600_000, 86_400_000
 CUTS = (24, 12, 8, 6, 4, 3, 2, 1)  # stretches of a day
 ORDERS, MOST_SCORES = (1, 2, 3, 4), 16
@@ -44,7 +47,6 @@ _PARTITIONS = (
     ((0, 1, 2, 3, 4, 5, 6),),
 )  # finest first; a partition that a merge leaves is never finer than those of its parts
 ALIKE = len(_PARTITIONS) - 1
-_NAMES = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,53 @@ def find(
     if asked == "none" or not len(codes):
         return Found(None, {})
     phi = scores(shares, ordered)
+    whole = _shape(codes, times, phi, asked, tests)
+    valued = codes < len(shares) - 1
+    fine = 4 if whole.steep >= STEEP and valued.sum() >= 96 * QUARTER_ROWS else 1
+    cuts = [c for c in (24 * fine, *CUTS) if DAY // c % pane == 0 or 4 * pane <= DAY // c]
+    if not cuts:
+        return Found(None, whole.evidence)
+    plans, merged = [None], {}
+    if whole.rhythmic:
+        plans, merged = _plans(times[valued], cuts[0] if whole.hourly else 1, whole.finest)
+    unfollowed = whole.rhythmic and plans[0] is None
+    if unfollowed or whole.evidence["days"] <= 7 or not phi.shape[1] or valued.sum() < FLOOR:
+        return Found(plans[0], {**whole.evidence, **merged})
+    weeks = departures.weeks_of(codes, times, phi, cuts[0])
+    plan, lost = min((departures.split(weeks, p, FLOOR, tests) for p in plans), key=lambda found: found[1])
+    if whole.rhythmic and asked == "auto":  # perhaps those that depart are all there is
+        alone, less = departures.split(weeks, None, FLOOR, tests)
+        if alone is not None and plan is not None and less <= lost and len(alone.names) < len(plan.names):
+            rest = alone.at_each(times) == 0
+            if not _shape(codes[rest], times[rest], phi, asked, tests).rhythmic:
+                return Found(alone, whole.evidence)
+    return Found(plan, {**whole.evidence, **merged})
+
+
+def _plans(times: np.ndarray, cuts: int, finest: int) -> tuple[list[Slots | None], dict[str, float]]:
+    """(what to choose from, the first of equals: weekdays given up first, or kept where hours are merged; what was wanted)."""
+    least = least_of(times, cuts, finest)
+    first = plan_of(times, cuts, finest)
+    kept = [plan_of(times, cuts, p, p) for p in range(finest, ALIKE)] if first is not None and least < FLOOR else []
+    wanted = {"slots_wanted": cuts * len(_PARTITIONS[finest]), "least_rows": least}
+    return [first, *(p for p in kept if p is not None)], wanted
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """By what the rows' law goes: the hour, weekdays at most as `finest` parts them."""
+
+    hourly: bool
+    finest: int
+    steep: float
+    evidence: Mapping[str, float]
+
+    @property
+    def rhythmic(self) -> bool:
+        return self.hourly or self.finest != ALIKE
+
+
+def _shape(codes: np.ndarray, times: np.ndarray, phi: np.ndarray, asked: str, tests: int) -> _Shape:
     day = times // DAY
     days = int(day.max() - day.min()) + 1
     evidence: dict[str, float] = {"days": days}
@@ -88,12 +137,7 @@ def find(
         if asked == "auto" and p * tests < SIZE / 2 and size >= SMALLEST:
             finest = weekdays.partition(SIZE / 2 / tests)
             hourly = hourly or weekdays.shaped
-    if not hourly and finest == ALIKE:
-        return Found(None, evidence)
-    valued = codes < len(shares) - 1
-    fine = 4 if steep >= STEEP and valued.sum() >= 96 * QUARTER_ROWS else 1
-    cuts = [c for c in (24 * fine, *CUTS) if (hourly or c == 1) and (DAY // c % pane == 0 or 4 * pane <= DAY // c)]
-    return Found(plan_of(times[valued], cuts[0], finest) if cuts else None, evidence)
+    return _Shape(hourly, finest, steep, evidence)
 
 
 def scores(shares: np.ndarray, ordered: bool) -> np.ndarray:
@@ -200,21 +244,20 @@ def _nested(n: np.ndarray, total: np.ndarray, group: np.ndarray, groups: int) ->
     return min(1.0, p), size, means
 
 
-def plan_of(times: np.ndarray, cuts: int, finest: int) -> Slots | None:
+def plan_of(times: np.ndarray, cuts: int, finest: int, coarsest: int = ALIKE) -> Slots | None:
     """Slots of a day in `cuts` stretches, and of weekdays at most as `finest` parts them, each with at least FLOOR of the rows; None if only one is left.
 
-    Where rows are few, weekdays are given up first, then neighbouring stretches are merged.
+    Where rows are few, weekdays are given up first, down to the partition `coarsest`, then neighbouring stretches are merged.
     """
-    at = (times - MONDAY) % WEEK * (7 * cuts) // WEEK
-    held = np.bincount(at, minlength=7 * cuts).reshape(7, cuts)
-    blocks = [_Block(i, i + 1, *_finest(held[:, i], finest)) for i in range(cuts)]
+    held = _held(times, cuts)
+    blocks = [_Block(i, i + 1, *_finest(held[:, i], finest, coarsest)) for i in range(cuts)]
     while len(blocks) > 1 and min(b.least for b in blocks) < FLOOR:
         i = min(range(len(blocks)), key=lambda k: (blocks[k].least, k))
         beside = [k for k in (i - 1, i + 1) if 0 <= k < len(blocks)]
         low = min(i, min(beside, key=lambda k: (blocks[k].rows, k)))
         a, b = blocks[low], blocks[low + 1]
         coarser = max(finest, a.partition, b.partition)
-        merged = _Block(a.start, b.end, *_finest(held[:, a.start : b.end].sum(1), coarser))
+        merged = _Block(a.start, b.end, *_finest(held[:, a.start : b.end].sum(1), coarser, coarsest))
         blocks[low : low + 2] = [merged]
     groups = [(b, days) for b in blocks for days in _PARTITIONS[b.partition]]
     if len(groups) < 2 or min(b.least for b in blocks) < FLOOR:
@@ -224,6 +267,18 @@ def plan_of(times: np.ndarray, cuts: int, finest: int) -> Slots | None:
         of[list(days), block.start : block.end] = number
     names = tuple(_name(days, block.start, block.end, cuts) for block, days in groups)
     return Slots(tuple(of.reshape(-1).tolist()), names)
+
+
+def least_of(times: np.ndarray, cuts: int, finest: int) -> int:
+    """Rows of the smallest slot if none were merged."""
+    held = _held(times, cuts)
+    return min(int(held[list(days)].sum(0).min()) for days in _PARTITIONS[finest])
+
+
+def _held(times: np.ndarray, cuts: int) -> np.ndarray:
+    """int64[7, cuts] rows by weekday and stretch of the day."""
+    at = (times - MONDAY) % WEEK * (7 * cuts) // WEEK
+    return np.bincount(at, minlength=7 * cuts).reshape(7, cuts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,11 +292,11 @@ class _Block:
     rows: int
 
 
-def _finest(held: np.ndarray, finest: int) -> tuple[int, int, int]:
+def _finest(held: np.ndarray, finest: int, coarsest: int) -> tuple[int, int, int]:
     """(the finest partition of the weekdays whose groups reach the floor, or the coarsest; its smallest group; rows)."""
-    for partition in range(finest, len(_PARTITIONS)):
+    for partition in range(finest, coarsest + 1):
         least = min(int(held[list(days)].sum()) for days in _PARTITIONS[partition])
-        if least >= FLOOR or partition == ALIKE:
+        if least >= FLOOR or partition == coarsest:
             return partition, least, int(held.sum())
     raise AssertionError("unreachable")
 
@@ -251,7 +306,5 @@ def _name(days: tuple[int, ...], start: int, end: int, cuts: int) -> str:
     >>> _name((0, 1, 2, 3, 4), 2, 5, 24), _name((0, 1, 2, 3, 4, 5, 6), 9, 10, 96), _name((5,), 0, 24, 24)
     ('Mon-Fri 02-05', '02:15-02:30', 'Sat')
     """
-    when = [f"{i * 24 // cuts:02}" + (f":{i * 1440 // cuts % 60:02}" if cuts > 24 else "") for i in (start, end)]
-    text = "" if (start, end) == (0, cuts) else "-".join(when)
-    which = "" if len(days) == 7 else _NAMES[days[0]] + (f"-{_NAMES[days[-1]]}" if len(days) > 1 else "")
-    return f"{which} {text}".strip() or "always"
+    which = "" if len(days) == 7 else WEEKDAYS[days[0]] + (f"-{WEEKDAYS[days[-1]]}" if len(days) > 1 else "")
+    return name_of(which, start, end, cuts)

@@ -15,6 +15,7 @@ from stream_processors.reference.counts import Counts
 UNMATCHED = "rhythm_unmatched"  # evidence of a segment whose whole has a rhythm that it is too small to follow
 WEEK = 7 * 86_400_000  # ms
 MONDAY = 4 * 86_400_000  # the first Monday after the epoch
+WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,6 +28,11 @@ class Slots:
     of: tuple[int, ...]  # slot of each stretch of the week, which they cut evenly (168: hours), from Monday 00:00 UTC
     names: tuple[str, ...]  # e.g. "Mon-Fri 02-05"
     counts: tuple[Counts, ...] = ()  # reference rows of each slot; empty in a plan that is not yet counted
+    judged: int = -1  # the first so many slots are; the others have too few rows: charted, and no detector sees them
+
+    def __post_init__(self) -> None:
+        if self.judged < 0:
+            object.__setattr__(self, "judged", len(self.names))
 
     @property
     def rows(self) -> np.ndarray:
@@ -47,12 +53,29 @@ class Slots:
 
     @property
     def by_weekday(self) -> bool:
-        """Whether any two days of the week differ."""
-        return len(set(zip(*[iter(self.of)] * (len(self.of) // 7), strict=True))) > 1
+        """Whether any two days of the week differ where they are judged."""
+        days = np.array(self.of).reshape(7, -1)
+        judged = np.ma.array(days, mask=days >= self.judged)
+        return bool((judged.max(0) != judged.min(0)).any())
+
+    def apart(self, times: np.ndarray) -> np.ndarray:
+        """bool of int64 event times: whether no detector sees them."""
+        return self.at_each(times) >= self.judged
 
     def at_each(self, times: np.ndarray) -> np.ndarray:
         """int64 slots of int64 event times."""
         return np.array(self.of, np.int64)[(times - MONDAY) % WEEK * len(self.of) // WEEK]
+
+
+def name_of(days: str, start: int, end: int, stretches: int) -> str:
+    """
+    >>> name_of("Mon", 9, 11, 24), name_of("", 9, 10, 96), name_of("Sat", 0, 24, 24), name_of("", 0, 1, 1)
+    ('Mon 09-11', '02:15-02:30', 'Sat', 'always')
+    """
+    minutes = ":{:02}" if stretches > 24 else ""
+    when = [f"{i * 24 // stretches:02}" + minutes.format(i * 1440 // stretches % 60) for i in (start, end)]
+    text = "" if (start, end) == (0, stretches) else "-".join(when)
+    return f"{days} {text}".strip() or "always"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ A broker, trained models, `driftline serve` with two workers, the prediction log
 latency     /predict and an empty BentoML endpoint in turn, one request at a time, on kept connections to both workers
 batches     rows a second of /predict_batch as JSON and as an Arrow stream, contract checks on
 swaps       100 promotions under load; every answer is recomputed from the files of the version that it names
-overload    ten times as many clients as saturate the service: what is accepted stays quick, the rest is refused at once
+overload    ten and sixty times as many clients as saturate the service: what is accepted stays quick, the rest is refused at once
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from stream_processors.detectors.detector import Evidence
 from stream_processors.judging.panes import SEGMENTS_A_GROUPING
 from stream_processors.library.result import loudest
 from stream_processors.monitor import Monitor, budget, compare
+from stream_processors.reference.cells import from_arrow, to_arrow
 
 LIBRARY = Path(__file__).parents[2] / "docs" / "library.md"
 
@@ -194,7 +195,12 @@ def test_a_result_is_frozen_and_draws_itself():
         (lambda: Monitor(REFERENCE, pane_rows=100.5), "pane_rows: expected a whole number"),
         (lambda: Monitor(REFERENCE, run_length=float("inf")), "run_length: expected"),
         (lambda: Monitor(REFERENCE, run_length=float("nan")), "run_length: expected"),
-        (lambda: Monitor(REFERENCE, rule="ks_alpha"), "rule: expected one of bank, scan, confseq, got 'ks_alpha'"),
+        (lambda: Monitor(REFERENCE, rule="guess"), "rule: expected one of bank, scan, confseq, ks_alpha, got 'guess'"),
+        (
+            lambda: Monitor(REFERENCE, features=["price", "price"]),
+            "features: expected each column once, got twice \\['price'\\]",
+        ),
+        (lambda: compare(REFERENCE, REFERENCE, features=["region"] * 3), "each column once, got twice \\['region'\\]"),
         (lambda: Monitor(REFERENCE, alpha=0), "alpha: expected a number between 0 and 1, got 0"),
         (lambda: compare(REFERENCE, REFERENCE, alpha=2), "alpha: expected"),
         (lambda: Monitor(REFERENCE, weights={"price": float("nan")}), "weights: expected .* got nan"),
@@ -258,6 +264,73 @@ def test_rows_that_fill_no_pane_are_said_to_wait():
     monitor = watching()
     assert "waiting: 600 of 1,000 rows of the pane" in repr(monitor.update(rows(2, 600, factor=3)))
     assert not monitor.update(rows(3, 400)).notes
+
+
+@pytest.mark.parametrize("seen", [0, 20_000])
+@pytest.mark.parametrize(("size", "why"), [(0, "no rows"), (1, "1 rows with a value, fewer than 5")])
+@pytest.mark.parametrize("rule", ["bank", "ks_alpha"])
+def test_a_window_of_too_few_rows_is_no_verdict(rule, size, why, seen):
+    monitor = watching(rule=rule)
+    if seen:
+        monitor.update(rows(2, seen))
+    result = monitor.update(rows(3, size))
+    assert not result.alarm and {(f.state, f.why) for f in result} == {("undefined", why)}
+    assert "none of 2 in alarm, 2 undefined" in repr(result) and why in str(result["price"])
+
+
+def test_before_the_first_pane_there_is_no_verdict():
+    monitor = watching()
+    early = monitor.update(rows(2, 999, factor=3))["price"]
+    assert (early.state, early.why) == ("undefined", "999 of the 1,000 rows of the first pane")
+    assert monitor.update(rows(3, 10, factor=3))["price"].state == "alarm"
+
+
+def test_an_alarm_lasts_through_an_empty_window():
+    monitor = watching()
+    monitor.update(rows(3, 5_000, factor=1.3))
+    empty = monitor.update(rows(4, 0))["price"]
+    assert (empty.state, empty.why) == ("alarm", "no rows")
+
+
+def test_ks_alpha_holds_each_window_against_its_critical_value():
+    monitor = watching(rule="ks_alpha", tolerance=0.2)
+    quiet = [monitor.update(rows(100 + i, 510)) for i in range(200)]
+    prices = [r["price"] for r in quiet]
+    assert [f.state for f in prices] == ["alarm" if f.statistic > f.critical_value else "ok" for f in prices]
+    assert 2 <= sum(f.state == "alarm" for f in prices) <= 20  # one in twenty, by chance
+    assert not monitor.reach
+    moved = [monitor.update(rows(i, 510, factor=1.3)) for i in (1, 2)]
+    assert [r["price"].state for r in moved] == ["alarm"] * 2 and not moved[1].new
+    back = monitor.update(rows(302, 510))
+    evidence = back["price"].evidence  # the detectors go on, for comparison
+    assert back["price"].state == "ok" and evidence.e_value > evidence.threshold
+    assert back.run_length is None and not back.notes and "rule ks_alpha promises no run length" in repr(back)
+
+
+@pytest.mark.parametrize("rule", ["bank", "ks_alpha"])
+def test_silence_about_whole_numbers_that_floats_confuse_is_no_verdict(rule):
+    known, rng = 2**60 + np.arange(20_000) // 10_000, np.random.default_rng(1)
+    monitor = Monitor({"id": known, "n": np.arange(20_000)}, rule=rule)
+    result = monitor.update({"id": rng.choice(known, 5_000) + 7, "n": rng.integers(0, 20_000, 5_000)})
+    assert result["id"].state == "undefined" and result["n"].state == "ok" and result["n"].why is None
+    assert result["id"].why.startswith("100.0% of the reference's rows are whole numbers beyond 2^53")
+    assert from_arrow(to_arrow(monitor.references["id", "*"])).rounded == result["id"].why
+    moved = monitor.update({"id": known[:5_000] * 2, "n": rng.integers(0, 20_000, 5_000)})
+    assert moved["id"].state == "alarm" and moved["n"].state != "alarm"
+
+
+def test_a_comparison_of_whole_numbers_that_floats_confuse_is_undefined():
+    known = 2**60 + np.arange(20_000) // 10_000
+    for window, other in ((known, known + 1), (-known, -known), (known.astype("u8") * 8, known.astype("u8") * 8)):
+        assert compare(window, other)["value"].state == "undefined"
+    assert compare(known - 2**60, known - 2**60 + 1)["value"].state == "different"
+
+
+def test_a_few_large_whole_numbers_do_no_harm():
+    known = np.random.default_rng(3).poisson(50, 20_000)
+    known[:10] = 2**63 - 1
+    result = Monitor(known).update(np.append(known[:5_000], [2**62] * 5))["value"]
+    assert result.state == "ok" and result.statistic < 0.01
 
 
 @pytest.mark.parametrize("rule", ["bank", "scan", "confseq"])

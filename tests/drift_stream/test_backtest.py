@@ -308,7 +308,22 @@ def test_the_table_fits_a_terminal_and_tells_what_judged(tmp_path, tiny, capsys)
     told = capsys.readouterr().out
     table = [line for line in told.splitlines() if line[:1] in "│┃"]
     assert max(map(len, table)) <= 80 and any(re.search(r"price .* 2026-06-02 \d\d:00 ", line) for line in table)
-    assert re.search(r"reference of price: 19,\d\d\d rows, one law at all times, independent rows", told)
+    assert re.search(
+        r"reference of price: 19,\d\d\d rows, independent rows, one law at all times; a daily rhythm needs 3 days, a weekday rhythm needs 14 days: \d here",
+        told,
+    )
+
+
+def test_silence_about_numbers_that_floats_confuse_is_told(tmp_path, capsys):
+    contract = tmp_path / "whole.yaml"
+    contract.write_text(TINY.replace("price, logicalType: number", "price, logicalType: integer"))
+    file = write(tmp_path / "rows.parquet", 1.0, checked=True)
+    large = 2**54 + (pl.col("price") * 10).cast(pl.Int64)
+    pl.read_parquet(file).with_columns(price=large).write_parquet(file)
+    run(str(contract), "--file", str(file), *DAY, "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert found["notes"][0].startswith("price: 100.0% of the reference's rows are whole numbers beyond 2^53")
+    assert found["states"]["undefined"] >= 24
 
 
 def spoiled(path: Path, how: str) -> Path:
@@ -345,6 +360,8 @@ def test_only_the_windows_asked_for_are_told(tmp_path, tiny, capsys):
     ("arguments", "error", "message"),
     [
         (("--file", "nowhere.parquet", *DAY), UsageError, "there is no such file"),
+        (("--file", ".", *DAY), UsageError, "^--file .: expected a file, got a folder"),
+        (("--file", "/dev/null", *DAY), UsageError, "^--file /dev/null: expected a file, got a device"),
         (("--file", "x.parquet"), UsageError, "which of its rows are the reference"),
         (("--file", "x.parquet", *DAY, "--check"), UsageError, "expected the lake"),
         (("--reference-version", "1", *DAY), UsageError, "expected one of them"),
@@ -358,6 +375,11 @@ def test_only_the_windows_asked_for_are_told(tmp_path, tiny, capsys):
 def test_arguments_that_make_no_sense_are_refused(tiny, arguments, error, message):
     with pytest.raises(error, match=message):
         run(tiny, *arguments)
+
+
+def test_without_a_lake_it_says_so(tmp_path, tiny):
+    with pytest.raises(CheckFailed, match=r"tiny/events: no table here yet; `driftline compact` makes it$"):
+        run(tiny, "--check", home=tmp_path)
 
 
 def test_a_range_without_rows_says_so(tmp_path, tiny):

@@ -235,6 +235,18 @@ def test_the_published_rule_can_be_the_papers():
     assert verdict["statistic"] > verdict["critical_value"]
 
 
+def test_silence_about_numbers_that_floats_confuse_is_undefined_and_an_alarm_stays_one():
+    known = TIMELINE.sets[0].load()
+    members = {k: replace(r, inexact=r.source_rows // 2) if k[0] == "price" else r for k, r in known.items()}
+    timeline = Timeline((ReferenceSet(1, DAY0, lambda: members),))
+    for rule in ("bank", "ks_alpha"):
+        harness = run_of(hours(0, 2) + hours(2, 5, factor=1.5), timeline, with_plan(rule=rule))
+        assert (harness.states("price")[0], harness.states("price")[-1]) == ("undefined", "alarm")
+        assert harness.states("region")[0] == "ok"
+        verdict = next(v for k, v in told(harness).items() if k[1:] == ("price", "*"))
+        assert verdict["statistic"] > 0 and "50.0% of the reference's rows are whole" in verdict["undefined"]["state"]
+
+
 def test_a_gap_of_weeks_between_two_rows_costs_nothing():
     rows = [
         (DAY0 + MINUTE, 20.0, "north"),
@@ -268,6 +280,18 @@ def test_a_window_is_compared_with_the_hours_of_the_week_that_its_rows_fell_into
     assert [v["slot"] for v in found] == ["00-11", "00-11", "12-23"]
     assert {v["state"] for v in found} == {"ok"}
     assert all(v["p_value"] > 0.01 for v in found)
+
+
+def test_hours_that_are_apart_are_compared_and_never_judged():
+    #  hour  10 11 | 12 13 14     the second half of the day is apart; prices rise tenfold at noon
+    nights = with_nights().load()["price", "*"]
+    apart = replace(nights, slots=replace(nights.slots, judged=1))
+    rows = hours(10, 12) + hours(12, 15, factor=30.0)
+    harness = run_of(rows, Timeline((ReferenceSet(1, DAY0, lambda: {("price", "*"): apart}),)))
+    found = [v for k, v in sorted(told(harness).items()) if k[1:] == ("price", "*")]
+    assert [v["state"] for v in found] == ["ok", "ok", "undefined", "undefined"]
+    assert found[-1]["slot"] == "12-23" and found[-1]["statistic"] > 0.8
+    assert "charted and never judged" in found[-1]["undefined"]["state"] and found[0]["undefined"] == {}
 
 
 def test_a_window_over_two_slots_is_compared_with_their_mixture():

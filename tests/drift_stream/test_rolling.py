@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from batch.control import Control
 from batch.controller import Controller
 from batch.decisions import Episode, Policy, Step, Wait
 from monitoring.metrics import PrometheusMeter
 from pipeline import contract_file
 from pipeline.contract import Contract
-from pipeline.settings import Settings
+from pipeline.errors import UsageError
+from pipeline.settings import Settings, from_environment
 from stream_processors.reference.store import read_store
 from tests.contracts import renamed
 from tests.model import lake, sales_rows
@@ -23,14 +29,24 @@ ROWS = 16_000  # a day
 ROLLING = "    value:\n      reference: {kind: rolling, span: 1 d, every: 1 d}\n"
 
 
-@pytest.fixture
-def rolling(fresh_topics, tmp_path) -> tuple[Settings, Contract]:
+def contract_text(reference: str = ROLLING, label: bool = True) -> str:
     text = renamed(contract_file.shipped_text("sales"), "rolling")
+    if not label:
+        text = text[: text.index("  - property: label")] + text[text.index("  - property: partitions") :]
     before, found, after = text.partition("property: drift\n    value:\n")
     assert found
-    path = tmp_path / "rolling.yaml"
-    path.write_text(before + "property: drift\n" + ROLLING + after)
-    return replace(fresh_topics("rolling", 2), contract=str(path)), contract_file.load(str(path))
+    return before + "property: drift\n" + reference + after
+
+
+@pytest.fixture
+def rolling(fresh_topics, tmp_path) -> tuple[Settings, Contract]:
+    return told_of(fresh_topics("rolling", 2), tmp_path, contract_text())
+
+
+def told_of(settings: Settings, folder: Path, text: str) -> tuple[Settings, Contract]:
+    path = folder / "rolling.yaml"
+    path.write_text(text)
+    return replace(settings, contract=str(path)), contract_file.load(str(path))
 
 
 def land(told: tuple[Settings, Contract], day: int, rows: int = ROWS, hours: int = 24) -> None:
@@ -90,3 +106,31 @@ def test_a_span_too_thin_to_page_by_does_not_replace_a_reference_that_can(rollin
     land(rolling, 3)
     both = after_turns(rolling, 2)
     assert both[1][2] >= ROWS - 20
+
+
+def test_a_contract_without_a_label_has_its_reference_made_though_there_is_no_model(
+    fresh_topics, tmp_path, environment
+) -> None:
+    told = told_of(fresh_topics("rolling", 2), tmp_path, contract_text(label=False))
+    for day in (0, 1):
+        land(told, day)
+    verb = [sys.executable, "-m", "pipeline.cli", "--contract", told[0].contract, "control"]
+    with (tmp_path / "control.log").open("wb") as log:
+        child = subprocess.Popen(verb, env=environment, stdout=log, stderr=log)
+        try:
+            wait_until(lambda: published(told) or child.poll() is not None, 60, "a reference")
+        finally:
+            child.terminate()
+            code = child.wait(30)
+    assert code == 0, (tmp_path / "control.log").read_text()[-2000:]
+    [(version, since, rows)] = published(told)
+    assert (version, since) == (1, 48) and abs(rows - ROWS) < 20
+
+
+def test_control_says_that_there_is_nothing_to_do_without_a_label_and_a_moving_reference(tmp_path) -> None:
+    settings = from_environment({"DRIFTLINE_HOME": str(tmp_path)})
+    told, _ = told_of(settings, tmp_path, contract_text("    value:\n", label=False))
+    parser = argparse.ArgumentParser()
+    Control.configure(parser)
+    with pytest.raises(UsageError, match="nothing to control"):
+        Control.run(parser.parse_args([]), told)

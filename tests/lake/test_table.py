@@ -173,7 +173,7 @@ def test_the_digest_sees_a_changed_value(tmp_path):
 
 
 def test_a_version_or_table_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(lake.LakeMissing, match="no table here yet"):
+    with pytest.raises(lake.LakeMissing, match=r"events: no table here yet; `driftline compact` makes it$"):
         lake.identity(lake_of(tmp_path), "shop")
     with pytest.raises(lake.LakeMissing):
         lake.scan(lake_of(tmp_path), "shop").collect()

@@ -291,11 +291,11 @@ def test_an_id_finds_its_answer_among_those_of_its_time_only(world: World) -> No
     topic = topics.predictions("sales")
     found = [answer_log.find(world.settings, topic, id, deadline_s=20) for id in (soon, late, untimed, str(body["id"]))]
     assert [f and f["id"] for f in found] == [soon, None, None, body["id"]]
-    for id in (soon, untimed):  # without a time all of the log is read
+    for id in (soon, untimed, late):  # without a time all of the log is read, and of a late one what came since
         told = trace(world.settings, CONTRACT, MODEL, id).prediction
         assert told is not None and told["id"] == id
     with pytest.raises(CheckFailed, match="holds no answer about"):
-        trace(world.settings, CONTRACT, MODEL, late)
+        trace(world.settings, CONTRACT, MODEL, f"{request_id(at, os.urandom(10))}-2")
 
 
 def logged(settings: Settings) -> list[dict[str, object]]:

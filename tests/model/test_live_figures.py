@@ -129,6 +129,17 @@ def test_the_estimate_holds_under_a_shift_of_the_inputs_and_not_of_the_relation(
     assert kept(0.9, -1.7) <= 0.1
 
 
+def test_precision_holds_though_few_of_the_rows_that_calibrate_lie_above_the_threshold() -> None:
+    rng, held = np.random.default_rng(11), []
+    for _ in range(40):
+        truth = np.where(rng.random(8_000) < 0.05, 0.4, 0.05)
+        off = rng.normal(0, np.sqrt(0.4 * 0.6 / (4_000 * 0.05)))  # what 4,000 rows leave open of those above
+        tally = tally_of(np.where(truth == 0.4, truth + off, truth), rng.random(8_000) < truth)
+        promised, found = estimated(tally, PLAN)["precision"], figures(tally, PLAN)["precision"]
+        held.append(promised.low <= found.value <= promised.high)
+    assert np.mean(held) >= 0.95
+
+
 def test_labels_that_are_too_few_say_nothing_about_the_estimate() -> None:
     p, y = drawn(np.random.default_rng(9), 100)
     tally = tally_of(p, y)

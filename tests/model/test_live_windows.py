@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import msgspec
+import pytest
 
 from monitoring.metrics import PrometheusMeter
 from pipeline import contract_file
@@ -30,20 +31,49 @@ def outcome(key: str, at_ms: int, returned: bool) -> dict[str, object]:
     return {"order_id": key, "returned": returned, "event_time": to_text(at_ms)}
 
 
-def test_what_the_service_logs_is_counted_in_its_slices() -> None:
-    slices = {"region": ["north", "atlantis"], "channel": ["web", "web"]}
-    said = Answered("a", ["o1", "o2"], [HOUR, HOUR], [0.2, 0.7], "3", "d", slices=slices)
-    live = evaluator()
+def answer(live: Evaluator, said: Answered) -> None:
+    """As the service logs it."""
     for part in messages(said, 0, "sales-returned", "order_id", "event_time"):
         for message in part:
             value = message["value"]
             assert isinstance(value, bytes)
             live.prediction(msgspec.json.decode(value), PREDICTIONS)
+
+
+def test_what_the_service_logs_is_counted_in_its_slices() -> None:
+    slices = {"region": ["north", "atlantis"], "channel": ["web", "web"]}
+    live = evaluator()
+    answer(live, Answered("a", ["o1", "o2"], [HOUR, HOUR], [0.2, 0.7], "3", "d", slices=slices))
     live.outcome(outcome("o1", 2 * HOUR, True), OUTCOMES)
     ((key, record),) = live.records()
     assert key == f"3/{HOUR}" and (record["predicted"], record["labelled"], record["final"]) == (2, 1, False)
     tallies = record["tallies"]
     assert isinstance(tallies, dict) and set(tallies) == {WHOLE, "channel=web", "region=north"}  # no such region
+
+
+@pytest.mark.parametrize(
+    ("positives", "labelled", "holds", "counted"),
+    [(30, 100, True, 'result="held"'), (80, 100, False, 'result="missed"'), (30, 80, None, None)],
+)
+def test_a_window_tells_when_no_label_can_come_any_more_whether_its_estimate_held(
+    positives: int, labelled: int, holds: bool | None, counted: str | None
+) -> None:
+    live, keys = evaluator(), [f"o{n}" for n in range(100)]
+    answer(live, Answered("a", keys, [HOUR] * 100, [0.3] * 100, "3", "d"))
+    for n, key in enumerate(keys[:labelled]):
+        live.outcome(outcome(key, 2 * HOUR, n < positives * labelled // 100), OUTCOMES)
+    ((_, record),) = live.records()
+    assert not record["final"]
+    answer(live, Answered("b", ["later"], [60 * HOUR], [0.3], "3", "d"))
+    live.outcome(outcome("later", 60 * HOUR, False), OUTCOMES)
+    record = dict(live.records())[f"3/{HOUR}"]
+    assert (record["final"], record["estimate_holds"]) == (True, holds)
+    told = [
+        line for line in live.meter.exposition().decode().splitlines() if "driftline_estimate_windows_total{" in line
+    ]  # type: ignore[attr-defined]
+    assert [line.split()[-1] for line in told] == ([] if counted is None else ["1.0"]) and all(
+        str(counted) in t for t in told
+    )
 
 
 def prediction(event_ms: int, key: str = "k", score: float = 0.3) -> Prediction:

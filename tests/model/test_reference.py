@@ -205,6 +205,7 @@ def test_show_says_what_pages_and_which_rhythm_there_is(settings, capsys):
     reference_show.show(small, CONTRACT, as_json=False)
     out = capsys.readouterr().out
     assert "version 1, in force from 1970-01-01" in out and "10000" in out
+    assert "rhythm of price: " in out and "rhythm of region: one law at all times" in out
 
 
 def test_what_may_not_page_is_told_as_the_detectors_decide_it():

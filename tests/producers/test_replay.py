@@ -112,10 +112,11 @@ def test_typed_columns_keep_their_values(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_refused_with_its_name(tmp_path: Path) -> None:
     for name, said in (
         ("none.csv", "no such file"),
+        (".", "expected a file, got a folder"),
         ("a.xlsx", "expected a name that ends in"),
         ("a.parquet", "not readable"),
     ):
-        if name != "none.csv":
+        if name not in ("none.csv", "."):
             (tmp_path / name).write_text("nothing")
         with pytest.raises(UsageError, match=said):
             list(replay.stream(CONTRACT, tmp_path / name))

@@ -24,6 +24,7 @@ from serving.predicted import SLICE, Answered, messages
 from serving.refusal import Refusal
 from serving.scoring import Champion, Scoring, answer_of
 from serving.worker_metrics import forget_dead_workers
+from stream_processors.live.feature_records import AsOf
 from stream_processors.live.model_features import features_for
 from tests.serving.conftest import body, bundle, order
 
@@ -34,11 +35,13 @@ HISTORY = len(features_for(CONTRACT).history)
 class Nothing:
     """A store that knows no entity: the history features are all missing."""
 
-    def row(self, record: decode.Row) -> tuple[list[float], None]:
-        return [np.nan] * HISTORY, None
+    as_of: AsOf | None = None
 
-    def matrix(self, frame: pl.DataFrame, raw: object = None) -> tuple[np.ndarray, None]:
-        return np.full((len(frame), HISTORY), np.nan), None
+    def row(self, record: decode.Row) -> tuple[list[float], AsOf | None]:
+        return [np.nan] * HISTORY, self.as_of
+
+    def matrix(self, frame: pl.DataFrame, raw: object = None) -> tuple[np.ndarray, AsOf | None]:
+        return np.full((len(frame), HISTORY), np.nan), self.as_of
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +115,20 @@ def test_what_is_logged_of_an_answer_explains_it_as_its_record_does(
     told = scoring.explain_row(champion, row, values_of(features, row), answered.keys[0], None)
     by_record = json.loads(scoring.explain(champion, JSON_TYPE, body(record)).body)
     assert json.loads(answer_of(told).body) == by_record and told.score == answered.scores[0]
+
+
+def test_every_answer_and_its_log_entry_say_up_to_when_the_past_was_known(champion: Champion) -> None:
+    store = Nothing()
+    store.as_of = AsOf(1_772_409_600_000, "d", {"0": 7}, {"0": 3})
+    scoring = Scoring(CONTRACT, "sales-returned", Admission(decode.compile(CONTRACT)), store, lambda: "id")
+    for answer in (
+        scoring.one(champion, JSON_TYPE, body(order())),
+        scoring.many(champion, JSON_TYPE, body({"rows": [order()]})),
+    ):
+        assert json.loads(answer.body)["features_as_of"] == "2026-03-02T00:00:00.000Z"
+        assert answer.answered is not None
+        [[message]] = messages(answer.answered, 0, "sales-returned", "order_id", "event_time")
+        assert json.loads(message["value"])["features"] == store.as_of.json()  # type: ignore[arg-type]
 
 
 def test_each_model_is_explained_by_its_own_trees(scoring: Scoring, champion: Champion, tmp_path: Path) -> None:

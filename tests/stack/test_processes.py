@@ -12,6 +12,7 @@ import pytest
 
 from pipeline import contract_file
 from pipeline.access import roles
+from pipeline.contract import ReferencePlan
 from pipeline.processes import Place, Process, port_setting, scrape_targets, stages, table, urls
 from pipeline.settings import PORTS
 from pipeline.supervision import START_RETRIES, command_line, configuration
@@ -45,6 +46,8 @@ def test_the_exporters_keep_their_order_of_ports():
 def test_a_dataset_without_a_label_has_no_process_for_a_model():
     names = {p.name for p in table(PLACE, replace(CONTRACT, label=None))}
     assert names == {p.name for p in TABLE} - {"score", "evaluate", "control", "serve"}
+    moving = replace(CONTRACT.drift, reference=ReferencePlan("rolling"))
+    assert names | {"control"} == {p.name for p in table(PLACE, replace(CONTRACT, label=None, drift=moving))}
 
 
 def test_every_process_but_the_broker_says_whether_it_is_ready():

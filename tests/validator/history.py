@@ -134,7 +134,9 @@ class Child:
     def __enter__(self) -> Child:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            print(f"{'still running' if self.running else f'ended with {self.process.poll()}'}:\n{self.text()}")
         if self.running:
             self.kill()
 

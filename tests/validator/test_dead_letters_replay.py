@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import time
 from collections.abc import Callable
 
@@ -101,7 +103,7 @@ def test_the_round_trip_lands_once_and_the_second_replay_changes_nothing(broken,
     assert counts == {"rule": "syntax", "field": "", "count": 1, "open": 1}
 
 
-def test_filters_masks_and_the_field_in_question(broken, driftline):
+def test_filters_masks_and_the_field_in_question(broken, driftline, monkeypatch):
     code, newest, _ = driftline("dead-letters", "list", "--json", "--rule", "range", "--limit", "1")
     assert (code, newest["field"], newest["key"], newest["replayed"]) == (0, "quantity", "***", None)
     where = newest["coordinate"]
@@ -109,6 +111,11 @@ def test_filters_masks_and_the_field_in_question(broken, driftline):
     assert "C000123" not in json.dumps(shown) and "-4" in shown["value"]
     _, whole, said = driftline("dead-letters", "show", where, "--unmasked")
     assert "C000123" in whole and "dead_letters_unmasked actor=test" in said.replace(" warning", "").replace("  ", " ")
+    monkeypatch.delenv("DRIFTLINE_ACTOR")
+    monkeypatch.delenv("USER", raising=False)
+    _, _, said = driftline("dead-letters", "show", where, "--unmasked")
+    assert f"actor={pwd.getpwuid(os.getuid()).pw_name}" in said
+    monkeypatch.setenv("DRIFTLINE_ACTOR", "test")
     _, marked, _ = driftline("dead-letters", "show", where)
     [line] = [x for x in marked.splitlines() if x.strip().startswith(">")]
     assert "'quantity'" in line and "expected" in line
