@@ -72,7 +72,7 @@ class Reference:
         rows = _rows(args, settings, contract)
         effective = to_ms(args.effective_from) if args.effective_from else _window_after(rows, contract)
         records = publish(settings, contract, rows, version=None, effective_from=effective)
-        loaded = {(r.feature, r.segment): cells.from_arrow(Path(r.file).read_bytes()) for r in records}
+        loaded = {(r.feature, r.segment): cells.from_arrow(Path(r.uri).read_bytes()) for r in records}
         reference_show.print_records(records, args.json, loaded)
         return 0
 

@@ -25,10 +25,10 @@ from tests.bench.report import bar, progress
 X = MonitoredFeature("x", "numeric")
 DAY_MS = 86_400_000
 START = 4 * DAY_MS  # a Monday, 00:00 UTC
-REFERENCE_DAYS, LIVE_DAYS = 14, 30  # the budget: one page in 30 days
+LIVE_DAYS = 30  # the budget: one page in 30 days
 SHIFTS = (0.25, 0.5)
 STREAMS = {"short": 1, "default": 40, "full": 200}
-PLAIN = {"short": 0, "default": 4, "full": 20}  # streams watched without rhythm and dependence, for contrast
+BLIND = {"short": 0, "default": 4, "full": 20}  # streams watched without rhythm and dependence, for contrast
 QUICK = ("AR(1), phi 0.5", "daily cycle of 0.5 sd")  # laws of the short form, beside the independent ones
 TRIALS = 5  # shifts a stream, each planted at another time of day
 CALM, MOST = 150, 400  # panes before a planted shift, and after it
@@ -36,13 +36,19 @@ CALM, MOST = 150, 400  # panes before a planted shift, and after it
 
 @dataclass(frozen=True, slots=True)
 class Law:
-    """x = A sin(2 pi t / day) + an AR(1) process of variance 1."""
+    """x = A sin(2 pi t / day) + a rise on Mondays from 9 to 11 + an AR(1) process of variance 1."""
 
     name: str
     phi: float
     amplitude: float
     rows: int  # a pane
     panes: int  # a day
+    mondays: float = 0.0
+    reference_days: int = 14
+
+    @property
+    def independent(self) -> bool:
+        return not (self.phi or self.amplitude or self.mondays)
 
     @property
     def allowed(self) -> float:
@@ -54,15 +60,17 @@ class Law:
         return DAY_MS // self.panes
 
 
-PLAIN_SLOW, PLAIN_QUICK = (
-    Law("independent, panes of 1,000", 0, 0, 1_000, 96),
-    Law("independent, panes of 100", 0, 0, 100, 288),
-)
+PLAIN = {
+    rows: Law(f"independent, panes of {rows:,}", 0, 0, rows, panes, reference_days=days)
+    for rows, panes, days in ((1_000, 96, 14), (100, 288, 14), (25, 288, 21))
+}
 LAWS = (
-    PLAIN_SLOW,
+    PLAIN[1_000],
     *(Law(f"AR(1), phi {phi}", phi, 0, 1_000, 96) for phi in (0.2, 0.5, 0.8)),
-    PLAIN_QUICK,
+    PLAIN[100],
     *(Law(f"daily cycle of {a} sd", 0, a, 100, 288) for a in (0.1, 0.25, 0.5)),
+    PLAIN[25],
+    *(Law(f"+{a} sd on Mondays 09-11", 0, 0, 25, 288, mondays=a, reference_days=21) for a in (0.3, 0.6, 1.2)),
 )
 
 
@@ -87,7 +95,11 @@ def rows(rng: np.random.Generator, law: Law, start: int, panes: int) -> np.ndarr
     x = rng.standard_normal(n)
     if law.phi:
         _follow(x, law.phi)
-    return x + law.amplitude * np.sin(2 * np.pi * times(law, start, panes) / DAY_MS) if law.amplitude else x
+    if law.independent:
+        return x
+    when = times(law, start, panes)
+    hour = (when - START) % (7 * DAY_MS) / 3_600_000
+    return x + law.amplitude * np.sin(2 * np.pi * when / DAY_MS) + law.mondays * ((hour >= 9) & (hour < 11))
 
 
 def times(law: Law, start: int, panes: int) -> np.ndarray:
@@ -103,7 +115,7 @@ def _follow(x, phi):
 
 
 def fitted(rng: np.random.Generator, law: Law, auto: bool) -> FeatureReference:
-    panes = REFERENCE_DAYS * law.panes
+    panes = law.reference_days * law.panes
     column, at = pa.array(rows(rng, law, START, panes)), times(law, START, panes).astype(np.int64)
     mode = "auto" if auto else "none"
     wish = reference_fit.Wish(law.pane_ms, rhythm=mode, dependence=mode)
@@ -119,15 +131,14 @@ def one(stream: Stream) -> Found:
         DriftPlan((X,), pane=timedelta(milliseconds=law.pane_ms), pages=1.0, pages_per=timedelta(days=LIVE_DAYS)),
     )
     state, pages = detectors.start(), 0
-    for day in range(REFERENCE_DAYS, REFERENCE_DAYS + LIVE_DAYS):
+    for day in range(law.reference_days, law.reference_days + LIVE_DAYS):
         start = START + day * DAY_MS
         pages += paged(detectors, state, law, known, rows(rng, law, start, law.panes), start, first_only=False)
     delays: dict[float, list[int]] = {shift: [] for shift in SHIFTS if stream.fitted}
     for shift in delays:
         for _ in range(TRIALS):
-            start = (
-                START + (REFERENCE_DAYS + int(rng.integers(7))) * DAY_MS + int(rng.integers(law.panes)) * law.pane_ms
-            )
+            day, pane = law.reference_days + int(rng.integers(7)), int(rng.integers(law.panes))
+            start = START + day * DAY_MS + pane * law.pane_ms
             fresh, made = detectors.start(), rows(rng, law, start, CALM + MOST)
             if paged(detectors, fresh, law, known, made[: CALM * law.rows], start, first_only=True):
                 continue
@@ -166,16 +177,16 @@ def run(size: Size) -> Answer:
     medians: dict[tuple[str, float], float] = {}
     rates: dict[str, float] = {}
     for index, law in enumerate(LAWS):
-        if size == "short" and law not in (PLAIN_SLOW, PLAIN_QUICK) and law.name not in QUICK:
+        if size == "short" and not law.independent and law.name not in QUICK:
             continue
         found = list(shared_out(one, [Stream(index, seed) for seed in range(streams)]))
         total = sum(f.pages for f in found)
         rates[law.name] = total / streams
         for shift in SHIFTS:
             medians[law.name, shift] = float(np.median([d for f in found for d in f.delays[shift]]))
-        blind = list(shared_out(one, [Stream(index, seed, False) for seed in range(PLAIN[size])]))
+        blind = list(shared_out(one, [Stream(index, seed, False) for seed in range(BLIND[size])]))
         plain[law.name] = float(np.mean([f.pages for f in blind])) if blind else float("nan")
-        like = PLAIN_SLOW if law.rows == PLAIN_SLOW.rows else PLAIN_QUICK
+        like = PLAIN[law.rows]
         ratio = {s: medians[law.name, s] / medians[like.name, s] for s in SHIFTS}
         bars.append(
             bar(
@@ -221,7 +232,8 @@ def run(size: Size) -> Answer:
 
     return Answer(
         "Rhythm and dependence do not page",
-        f"x = A sin(2 pi t / day) + an AR(1) process, variance 1. The reference is fitted from {REFERENCE_DAYS} days of rows with event times, "
+        "x = A sin(2 pi t / day) + a rise on Mondays from 9 to 11 + an AR(1) process, variance 1. The reference is fitted from 14 days of rows "
+        "with event times, 21 for the Mondays, "
         f"nothing said about their law; then {LIVE_DAYS} quiet days under a budget of one page, {streams} streams a law, each with its own reference. "
         f"Then {TRIALS} shifts a stream and size are planted at random times of day after {CALM} quiet panes.",
         bars,
