@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence, Set
+from decimal import Decimal
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 WIDEST = 64  # bits
+DIGITS = 38  # of a decimal
 ONE = "value"  # the feature's name where the data is a single array
 
 
@@ -22,7 +25,8 @@ Data = pa.Table | pa.RecordBatch | Mapping[str, object] | np.ndarray | _Arrow
 
 
 def table_of(data: Data, what: str) -> pa.Table:
-    """Rows of any kind as an Arrow table with plain strings; a ValueError says what is wrong with them."""
+    """Rows of any kind as an Arrow table with plain strings, NaN as null; a ValueError says what is wrong with them."""
+    _refuse_lazy(data, what)
     if isinstance(data, pa.RecordBatch):
         table = pa.Table.from_batches([data])
     elif isinstance(data, pa.Table):
@@ -40,7 +44,7 @@ def table_of(data: Data, what: str) -> pa.Table:
         try:
             table = pa.table(data)
         except (pa.ArrowException, TypeError, ValueError) as error:
-            raise ValueError(f"{what}: {type(data).__name__} is no table of numbers and texts: {error}") from error
+            raise ValueError(f"{what}: {_called_unfit(data)} is no table of numbers and texts: {error}; cast it to 64-bit numbers or to text") from error  # fmt: skip
     else:
         raise ValueError(f"{what}: expected a frame, an Arrow table, a dict of arrays or an array, got {type(data).__name__}")  # fmt: skip
     twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
@@ -56,16 +60,48 @@ def _is_series(data: object) -> bool:
     return not hasattr(data, "columns") and hasattr(data, "to_numpy") and hasattr(data, "dtype")
 
 
+def _refuse_lazy(data: object, what: str) -> None:
+    """A polars LazyFrame, say; asked of its type, for the frame itself would warn of the work that its columns are."""
+    if callable(getattr(type(data), "collect", None)):
+        raise ValueError(f"{what}: expected rows, got {type(data).__name__}, which holds none yet: give its .collect()")
+
+
+def _called_unfit(data: object) -> str:
+    """The columns of a frame that Arrow does not take, by name where they are known one by one."""
+    unfit = []
+    for name in getattr(data, "columns", ()):
+        try:
+            pa.table(data[[name]])
+        except (pa.ArrowException, TypeError, ValueError):
+            unfit.append(f"column {name!r}")
+    return ", ".join(unfit) or type(data).__name__
+
+
 def _array(values: object, what: str, name: str) -> pa.Array:
     if isinstance(values, pa.Array | pa.ChunkedArray):
         return values
+    _refuse_lazy(values, f"{what}: column {name!r}")
+    if values is None or np.isscalar(values) or isinstance(values, Mapping | Set | bytearray):
+        raise ValueError(f"{what}: column {name!r}: expected an array or a list of values, got {values!r:.40}: one value a row, in the rows' order")  # fmt: skip
     if isinstance(values, np.ndarray) and values.ndim != 1:
         raise ValueError(f"{what}: expected one dimension in {name!r}, got {values.ndim}")
     try:
         made = pa.array(values.to_arrow() if _is_series(values) and hasattr(values, "to_arrow") else values)
         return made.combine_chunks() if isinstance(made, pa.ChunkedArray) else made
     except (pa.ArrowException, TypeError, OverflowError) as error:
-        raise ValueError(f"{what}: column {name!r} is no column of numbers or texts: {error}") from error
+        wrong = _wrong_value(values) if isinstance(values, Sequence | np.ndarray) else None
+        raise ValueError(f"{what}: column {name!r} is no column of numbers or texts: {wrong or error}") from error
+
+
+def _wrong_value(values: Iterable[object]) -> str | None:
+    """The first value that no column can hold, and what to write for it."""
+    for value in values:
+        if isinstance(value, Decimal) and not value.is_finite():
+            instead = "None" if value.is_nan() else "floats, float('inf') for it"
+            return f"expected finite decimals, got {value!r}: give {instead}"
+        if isinstance(value, int) and not -(2**63) <= value < 2**64:
+            return f"expected whole numbers of 64 bits, got {value!r:.40}: give floats, or text"
+    return None
 
 
 def _plain(column: pa.ChunkedArray) -> pa.Array:
@@ -74,6 +110,8 @@ def _plain(column: pa.ChunkedArray) -> pa.Array:
     if pa.types.is_dictionary(kind):
         whole = _plain(pa.chunked_array([whole.dictionary])).take(whole.indices)
         kind = whole.type
+    if pa.types.is_floating(kind):
+        return pc.if_else(pc.is_nan(whole), pa.scalar(None, kind), whole)
     text = pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     return whole.cast(pa.string()) if text or pa.types.is_boolean(kind) else whole
 
@@ -89,12 +127,13 @@ def expect(table: pa.Table, what: str, names: Iterable[str]) -> None:
         raise ValueError(f"{what}: expected the columns {missing}, got {table.column_names}")
 
 
-def alike(table: pa.Table, reference: pa.Schema, names: Iterable[str]) -> pa.Table:
+def alike(table: pa.Table, reference: pa.Schema, names: Iterable[str], groupings: Iterable[Sequence[str]]) -> pa.Table:
     """The columns as the reference has them; ValueError where a column is of another kind. Only nulls fit any kind.
 
     0.05 in 32 bits is another number than in 64: rows are rounded as a narrower reference is; narrower rows are refused.
+    The columns of a grouping name their segments as in the reference.
     """
-    made = {}
+    made, grouping = {}, {name for columns in groupings for name in columns}
     for name in dict.fromkeys(names):
         column, expected, got = table.column(name), reference.field(name).type, table.column(name).type
         if column.null_count == len(column):
@@ -105,8 +144,28 @@ def alike(table: pa.Table, reference: pa.Schema, names: Iterable[str]) -> pa.Tab
             raise ValueError(f"window: column {name!r}: expected {expected} as in the reference, got {got}, which rounds otherwise: give rows that were never {got}, or a reference cast to {got}")  # fmt: skip
         elif got != expected and _width(expected) < WIDEST:
             column = column.cast(expected, safe=False)
-        made[name] = column
+        made[name] = _named_alike(column, expected, name) if name in grouping else column
     return pa.table(made)
+
+
+def _named_alike(column: pa.ChunkedArray, expected: pa.DataType, name: str) -> pa.Array:
+    """The numbers in a type that writes them as the reference's does, 1.0 as 1, each of the same value; or a ValueError.
+
+    A new value is no fault, so whole numbers and decimals may be as large as any.
+    """
+    got = column.type
+    if got == expected or (pa.types.is_integer(got) and pa.types.is_integer(expected)):
+        return column
+    scale = 0 if pa.types.is_integer(expected) else getattr(expected, "scale", None)
+    wanted = expected if scale is None else pa.decimal128(DIGITS, scale)
+    values = column.unique().drop_null()
+    try:
+        kept = values.cast(wanted).cast(got).equals(values)
+    except pa.ArrowInvalid:
+        kept = False
+    if not kept:
+        raise ValueError(f"window: column {name!r}, which segments are made of: expected values that are {expected} as in the reference, got {got} with others: cast it to {expected}, or both to text")  # fmt: skip
+    return column.cast(wanted)
 
 
 def _width(kind: pa.DataType) -> int:
