@@ -208,13 +208,13 @@ def _print(found: Backtested, seconds: float) -> None:
     pages = found.pages
     days = sorted({p.event_time[:10] for p in pages})
     windows = len({v.window_start for v in found.verdicts})
+    for note in found.notes:  # rows that came late, say, may be why a reference is too small
+        console.print(note)
     cannot = unable(found)
     for key, why in [(k, w) for k, w in cannot.items() if k[1] == WHOLE]:
         console.print(f"{name_of(*key)} cannot page: {why}")
     if segments := [k for k in cannot if k[1] != WHOLE]:
         console.print(f"{len(segments)} segments cannot page, e.g. {name_of(*segments[0])}: {cannot[segments[0]]}")
-    for note in found.notes:
-        console.print(note)
     console.print(
         f"{found.contract.name}, {_minute(to_text(found.since))} to {_minute(to_text(found.until))} UTC: {found.rows:,} rows, "
         f"{found.rejects:,} rejects, {windows} windows in {seconds:.1f} s; {found.late:,} late rows in all that was read"

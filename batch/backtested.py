@@ -58,6 +58,7 @@ def unable(found: Backtested) -> dict[Key, str]:
         reference = found.members.get(key)
         refusal = None if reference is None else budget.refusal(reference) or "an earlier reference was too small"
         why = "it has no reference" if refusal is None else re.sub(r"\d+", lambda m: f"{int(m[0]):,}", refusal)
+        why = re.sub(r"\b1 rows\b", "1 row", why)
         made[key] = why if len(mute) == len(own) else f"{why}; in {len(mute):,} of {len(own):,} windows"
     return made
 
@@ -82,7 +83,9 @@ def fitted(found: Backtested) -> list[str]:
                 if reference.temper
                 else "independent rows"
             )
-            made.append(f"{name}: {reference.rows:,} rows, {depends}, {rhythm_told.told(reference)}")
+            made.append(
+                f"{name}: {reference.rows:,} row{'s' * (reference.rows != 1)}, {depends}, {rhythm_told.told(reference)}"
+            )
     return made
 
 

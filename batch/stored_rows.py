@@ -129,7 +129,8 @@ class File:
         records, rejected = len(self._rows), len(self._rows) - self._rows.column(REJECT).null_count
         said = []
         if rejected:
-            causes = ", ".join(f"{code} `{field}` {n:,}" for (code, field), n in self._faults.most_common(SHOWN_FAULTS))
+            faults = self._faults.most_common(SHOWN_FAULTS)
+            causes = ", ".join(f"{code} `{field}` {n:,}" if field else f"{code} {n:,}" for (code, field), n in faults)
             said.append(f"{rejected:,} of {records:,} records are rejected: {causes}")
         if rejected < records:
             valid = self._rows.filter(pc.is_null(self._rows.column(REJECT))).column(self._time)

@@ -10,6 +10,7 @@ any division. The page budget is a run length: at most one false alarm in `run_l
 features and segments together (`budget`). Rows are taken as independent of each other; a rhythm needs event times.
 Rule `ks_alpha` promises nothing of the kind: it holds the K-S distance of each window, that is of each call's rows,
 against its critical value at `alpha`, as the stream does under this rule; the detectors run beside it for comparison.
+It looks at values only: a note names the features whose share of nulls has moved.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import pyarrow as pa
 
 from pipeline.contract import DriftPlan, Tolerance
 from stream_processors.comparing import statistics
+from stream_processors.comparing.change import named
 from stream_processors.detectors.detector import Detectors, Evidence
 from stream_processors.detectors.reach import smallest_effect
 from stream_processors.judging.panes import WHOLE, Key
@@ -39,6 +41,7 @@ from stream_processors.library.options import (
     monitored,
     unwatched,
 )
+from stream_processors.library.p_values import beside_values, decided_by_nulls, either, holm, nulls_moved
 from stream_processors.library.parts import columns_of, references_of
 from stream_processors.library.result import FeatureResult, Result, State, loudest, title
 from stream_processors.reference import cells
@@ -170,20 +173,25 @@ class Monitor:
             history = tuple((at, *values[key]) for at, values in self._history if key in values)
             since = None if evidence is None else evidence.since * self.pane_rows
             state, why = self._state_of(key, evidence, told[key])
+            # the detectors remember what the windows before held, and `ks_alpha` judges each window by itself
+            shown = evidence is not None and (state == "alarm" or not self._by_window)
+            change = named(told[key], evidence.change) if evidence is not None and shown else None
             found[key] = FeatureResult(
-                *key, state, told[key], evidence, since, reference, counted.get(key, EMPTY), history, why
+                *key, state, told[key], evidence, since, reference, counted.get(key, EMPTY), history, why, change
             )
         promised = None if self._by_window else self.run_length
         return Result(
-            rows, self.rows, promised, MappingProxyType(found), tuple(self._new), self._notes(), self.plan.rule
+            rows, self.rows, promised, MappingProxyType(found), tuple(self._new), self._notes(told), self.plan.rule
         )
 
-    def _notes(self) -> tuple[str, ...]:
+    def _notes(self, told: Mapping[Key, statistics.WindowStatistics]) -> tuple[str, ...]:
         """What a reader of the result must know beside it."""
         waiting = 0 if self._by_window else self.rows % self.pane_rows
+        nulls = beside_values(self.plan.rule, told, self.plan.alpha) if self._by_window else None
         return (
             *self._over,
             *((f"waiting: {waiting:,} of {self.pane_rows:,} rows of the pane, not yet judged",) if waiting else ()),
+            *((nulls,) if nulls else ()),
             *((f"not watched: {', '.join(self.unwatched)}",) if self.unwatched else ()),
         )
 
@@ -212,7 +220,7 @@ class Monitor:
         table = table_of(window, "window")
         needed = [*(f.name for f in self.plan.features), *(c for s in self.plan.segments for c in s)]
         expect(table, "window", needed)
-        return alike(table, self._types, needed)
+        return alike(table, self._types, needed, self.plan.segments)
 
     def _columns(self, table: pa.Table) -> Iterable[tuple[Key, pa.Array]]:
         return columns_of(self.plan, table, {segment for _, segment in self.references})
@@ -256,9 +264,9 @@ def compare(
 ) -> Result:
     """Two samples once: every statistic of a window, `different` where the p-value stands up to Holm's correction.
 
-    For looking, not for watching: asked again and again of the same stream it finds something sooner or later. Holm 1979:
-    the smallest of K p-values is held to alpha / K, the next to alpha / (K - 1), until one does not pass. A feature's is the
-    smaller one of its values and of its nulls, doubled (Bonferroni); that of the values where neither sample has nulls.
+    For looking, not for watching: asked again and again of the same stream it finds something sooner or later. A feature's
+    p-value is the smaller one of its values and of its nulls, doubled (Bonferroni); that of the values where neither sample
+    has nulls. `change` says so where it is that of the nulls.
 
     >>> rng = np.random.default_rng(7)
     >>> compare(rng.normal(0, 1, 5_000), rng.normal(0.2, 1, 5_000))["value"].state
@@ -271,35 +279,18 @@ def compare(
     needed = [*(f.name for f in plan.features), *(c for g in groupings for c in g)]
     expect(table, "reference", needed)
     expect(other, "window", needed)
-    other = alike(other, table.schema, needed)
+    other = alike(other, table.schema, needed, groupings)
     references = references_of(plan, table)
     counted = {k: cells.count(references[k], c) for k, c in columns_of(plan, other, {s for _, s in references})}
     told = {k: statistics.compare(r, counted.get(k, EMPTY), alpha) for k, r in references.items()}
-    p_values = {k: _either(t) for k, t in told.items()}
-    different = _holm({k: p for k, p in p_values.items() if p is not None}, alpha)
+    p_values = {k: either(t) for k, t in told.items()}
+    different = set(holm({k: p for k, p in p_values.items() if p is not None}, alpha))
     found = {}
     for k, t in told.items():
         why = t.undefined or t.reasons.get("p_value") or references[k].rounded
         state: State = "different" if k in different else "undefined" if why else "ok"
-        found[k] = FeatureResult(*k, state, t, None, None, references[k], counted.get(k, EMPTY), (), why)
+        change = nulls_moved(t) if k in different and decided_by_nulls(t) else None
+        found[k] = FeatureResult(*k, state, t, None, None, references[k], counted.get(k, EMPTY), (), why, change)
     left = unwatched(table, features, set(needed))
     notes = (f"not watched: {', '.join(left)}",) if left else ()
     return Result(other.num_rows, other.num_rows, None, MappingProxyType(found), (), notes)
-
-
-def _either(told: statistics.WindowStatistics) -> float | None:
-    """The p-value of values and nulls together; given that nobody has nulls, that of the values is enough."""
-    if told.p_value is None:
-        return told.null_p_value
-    if told.null_p_value is None or not (told.nulls or told.null_ratio_reference):
-        return told.p_value
-    return min(1.0, 2 * min(told.p_value, told.null_p_value))
-
-
-def _holm(p_values: Mapping[Key, float], alpha: float) -> set[Key]:
-    passed: set[Key] = set()
-    for rank, key in enumerate(sorted(p_values, key=lambda k: p_values[k])):
-        if p_values[key] > alpha / (len(p_values) - rank):
-            break
-        passed.add(key)
-    return passed

@@ -144,7 +144,7 @@ def undefined(n: int, total: int, rows: int) -> str | None:
         "reference without values" if not rows
         else "no rows" if not total
         else "only nulls" if not n
-        else f"{n} rows with a value, fewer than {SMALLEST_WINDOW}" if n < SMALLEST_WINDOW
+        else f"{n} row{'s' * (n != 1)} with a value, fewer than {SMALLEST_WINDOW}" if n < SMALLEST_WINDOW
         else None
     )  # fmt: skip
 

@@ -106,7 +106,7 @@ def refusal(reference: FeatureReference) -> str | None:
         )
         return f"reference {rows} rows{where}, {needed} needed"
     if UNMATCHED in reference.evidence:
-        return f"reference {rows} rows, too few for the rhythm that the whole has"
+        return f"reference {rows} rows, too few to follow its rhythm"
     return None
 
 

@@ -21,7 +21,7 @@ from stream_processors.judging.timeline import ReferenceSet
 from stream_processors.judging.verdict import State, Verdict
 from stream_processors.reference.cells import FeatureReference, Kind
 from stream_processors.reference.counts import EMPTY
-from stream_processors.reference.rhythm import FLOOR
+from stream_processors.reference.plans import FLOOR
 
 
 def findings_of(

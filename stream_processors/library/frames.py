@@ -44,7 +44,7 @@ def table_of(data: Data, what: str) -> pa.Table:
         try:
             table = pa.table(data)
         except (pa.ArrowException, TypeError, ValueError) as error:
-            raise ValueError(f"{what}: {_called_unfit(data)} is no table of numbers and texts: {error}; cast it to 64-bit numbers or to text") from error  # fmt: skip
+            raise ValueError(f"{what}: {_unfit(data)}: expected columns of numbers or texts, got what Arrow does not take ({error}): cast it to 64-bit numbers or to text") from error  # fmt: skip
     else:
         raise ValueError(f"{what}: expected a frame, an Arrow table, a dict of arrays or an array, got {type(data).__name__}")  # fmt: skip
     twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
@@ -66,7 +66,7 @@ def _refuse_lazy(data: object, what: str) -> None:
         raise ValueError(f"{what}: expected rows, got {type(data).__name__}, which holds none yet: give its .collect()")
 
 
-def _called_unfit(data: object) -> str:
+def _unfit(data: object) -> str:
     """The columns of a frame that Arrow does not take, by name where they are known one by one."""
     unfit = []
     for name in getattr(data, "columns", ()):
@@ -151,21 +151,26 @@ def alike(table: pa.Table, reference: pa.Schema, names: Iterable[str], groupings
 def _named_alike(column: pa.ChunkedArray, expected: pa.DataType, name: str) -> pa.Array:
     """The numbers in a type that writes them as the reference's does, 1.0 as 1, each of the same value; or a ValueError.
 
-    A new value is no fault, so whole numbers and decimals may be as large as any.
+    A new value is no fault, so whole numbers may be as large as 64 bits hold, and decimals as long as any.
     """
-    got = column.type
-    if got == expected or (pa.types.is_integer(got) and pa.types.is_integer(expected)):
+    got, whole = column.type, pa.types.is_integer(expected)
+    if got == expected or (whole and pa.types.is_integer(got)):
         return column
-    scale = 0 if pa.types.is_integer(expected) else getattr(expected, "scale", None)
-    wanted = expected if scale is None else pa.decimal128(DIGITS, scale)
-    values = column.unique().drop_null()
+    wanted = pa.int64() if whole and not pa.types.is_uint64(expected) else _widest(expected)
     try:
-        kept = values.cast(wanted).cast(got).equals(values)
-    except pa.ArrowInvalid:
+        values = column.cast(_widest(got))
+        # Arrow multiplies a decimal by a power of ten: 0.3 would not be the float that it reads from a text
+        made = values.cast(pa.string()).cast(wanted) if pa.types.is_floating(wanted) else values.cast(wanted)
+        kept = made.cast(values.type).equals(values)
+    except pa.ArrowException:
         kept = False
     if not kept:
-        raise ValueError(f"window: column {name!r}, which segments are made of: expected values that are {expected} as in the reference, got {got} with others: cast it to {expected}, or both to text")  # fmt: skip
-    return column.cast(wanted)
+        raise ValueError(f"window: column {name!r}, which makes segments: expected values that {expected} holds, as in the reference, got {got} with others: cast both to one type, text say")  # fmt: skip
+    return made
+
+
+def _widest(kind: pa.DataType) -> pa.DataType:
+    return pa.decimal128(DIGITS, kind.scale) if pa.types.is_decimal(kind) else kind
 
 
 def _width(kind: pa.DataType) -> int:

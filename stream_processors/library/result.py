@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from stream_processors.comparing.change import named
 from stream_processors.comparing.statistics import WindowStatistics
 from stream_processors.detectors.detector import Evidence
 from stream_processors.judging.panes import WHOLE, Key
@@ -50,6 +49,7 @@ class FeatureResult:
         repr=False
     )  # (rows seen, evidence, threshold) of the louder rule
     why: str | None = None  # there is no verdict, or no statistic
+    change: str | None = None  # what happened, sized by this window; None while nothing stands out
 
     @property
     def statistic(self) -> float | None:
@@ -68,11 +68,6 @@ class FeatureResult:
     def effect(self) -> float | None:
         return self.statistics.effect
 
-    @property
-    def change(self) -> str | None:
-        """What happened, sized by this window; None while nothing stands out."""
-        return named(self.statistics, self.evidence.change) if self.evidence else None
-
     def __str__(self) -> str:
         return "  ".join(_cells(self))
 
@@ -86,7 +81,9 @@ class Result:
     run_length: float | None  # rows between two false alarms; None where none is promised
     features: Mapping[Key, FeatureResult]
     new: tuple[Key, ...]  # alarms that began in this window; `notes` tell of those that ended in it, too
-    notes: tuple[str, ...] = ()  # alarms that are over again, rows not yet judged, columns not watched
+    notes: tuple[
+        str, ...
+    ] = ()  # alarms that are over again, rows not yet judged, nulls that the rule does not look at, columns not watched
     rule: str | None = None  # that alarms; None of a comparison
 
     @property

@@ -393,6 +393,8 @@ def floats(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     flat = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_temporal(flat.type):
         flat = flat.cast(pa.int32() if pa.types.is_date32(flat.type) else pa.int64())
+    if pa.types.is_decimal(flat.type):
+        flat = flat.cast(pa.string())  # Arrow multiplies it by a power of ten, and 0.3 becomes 0.30000000000000004
     if flat.type != pa.float64():
         flat = flat.cast(pa.float64(), safe=False)
     return flat.to_numpy(zero_copy_only=False)

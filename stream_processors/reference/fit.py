@@ -2,7 +2,7 @@
 
 The order matters: a rhythm that is not matched looks like dependence, so slots come first and dependence is what they leave.
 A segment takes the rhythm of its whole without a test of its own, which its few rows might not pass; its slots are merged
-until each holds enough of them. Where they do not suffice for two slots it would be judged by a law that mixes the hours,
+until each holds enough of them. Where a rhythm cannot be followed, of a segment or of the whole, the law would mix the hours
 and page every day: it is marked, and `budget` lets it page never (measured without that: four false pages in 20 days).
 """
 
@@ -19,7 +19,7 @@ from pipeline.times import ms
 from stream_processors.reference import cells, dependence, rhythm
 from stream_processors.reference.cells import KEPT_ROWS, MOST_ROWS, FeatureReference
 from stream_processors.reference.grid import coarse_codes
-from stream_processors.reference.slots import UNMATCHED, Slots
+from stream_processors.reference.slots import Slots
 
 RHYTHM_ROWS = 5  # times as many rows are kept of a feature with a rhythm: each slot judges by its own share of them
 _FEWEST = 2 * dependence.LEAST_BLOCKS  # panes, to fit a dependence on half of them
@@ -35,7 +35,6 @@ class Wish:
     dependence: str = "auto"
     tests: int = 1
     named: tuple[str, ...] = ()  # categories that have a name even if no row holds them
-    inherited: bool = False  # `rhythm` is that of the whole
 
 
 def wish_of(plan: DriftPlan, feature: MonitoredFeature, tests: int, whole: Slots | None = None) -> Wish:
@@ -43,14 +42,7 @@ def wish_of(plan: DriftPlan, feature: MonitoredFeature, tests: int, whole: Slots
     asked = feature.rhythm or plan.rhythm
     if whole is not None and whole.judged > 1:
         asked = "week" if whole.by_weekday else "hour"
-    return Wish(
-        ms(plan.pane),
-        plan.reference.rows,
-        asked,
-        plan.dependence,
-        tests,
-        inherited=whole is not None and whole.judged > 1,
-    )
+    return Wish(ms(plan.pane), plan.reference.rows, asked, plan.dependence, tests)
 
 
 def fit(
@@ -82,8 +74,6 @@ def fit(
         codes, _shares(known), ordered, times, pane=wish.pane, asked=wish.rhythm, tests=wish.tests
     )  # fmt: skip
     evidence: Mapping[str, float] = found.evidence
-    if wish.inherited and found.plan is None:
-        evidence = {**evidence, UNMATCHED: 1.0}
     if found.plan is not None:
         known = built(column, times, found.plan)
         codes = cell_codes(known, column)

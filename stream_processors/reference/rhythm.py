@@ -13,7 +13,7 @@ days, without the hours' effect, F between weekdays over days of one weekday; it
 Size. The same scores say how far the slots' laws lie from the pool: the root of the sum over scores of the variance of slot
 means without noise is, for a shift, its size in standard deviations (the chi distance). Below SMALLEST, rms over the day,
 a rhythm is left alone: it is a wave of 0.035 sd, and half the bank's smallest alternative gathers no evidence. Weekdays
-that do not differ share their slots from the start. What a law of several weekdays or hours hides is found afterwards
+that do not differ share their slots from the start (`plans`). What a law of several weekdays or hours hides is found afterwards
 (`departures`); where that sets hours apart, weekdays are kept and hours merged instead if it loses fewer rows,
 and where the rest of the week has no rhythm without them, it has one law.
 
@@ -28,25 +28,18 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from stream_processors.reference import departures
-from stream_processors.reference.slots import MONDAY, WEEK, WEEKDAYS, Slots, name_of
+from stream_processors.reference import departures, plans
+from stream_processors.reference.plans import ALIKE, FLOOR
+from stream_processors.reference.slots import MONDAY, UNMATCHED, Slots
 
 SIZE = 0.01  # chance of a rhythm found anywhere, where there is none
 SMALLEST = 0.025  # rms over the day, in standard deviations of a shift
 STEEP = 0.03  # rms of a shift within an hour above which quarters of an hour are told apart
-FLOOR = 2_000  # rows of a slot
 QUARTER_ROWS = 8_000  # rows of a slot of a quarter of an hour; fewer cost more than they mend
 DAYS, WEEK_DAYS = 3, 14  # that a daily and a weekly rhythm take to be seen
 HOUR, DAY = 3_600_000, 86_400_000
 CUTS = (24, 12, 8, 6, 4, 3, 2, 1)  # stretches of a day
 ORDERS, MOST_SCORES = (1, 2, 3, 4), 16
-_PARTITIONS = (
-    ((0,), (1,), (2,), (3,), (4,), (5,), (6,)),
-    ((0, 1, 2, 3, 4), (5,), (6,)),
-    ((0, 1, 2, 3, 4), (5, 6)),
-    ((0, 1, 2, 3, 4, 5, 6),),
-)  # finest first; a partition that a merge leaves is never finer than those of its parts
-ALIKE = len(_PARTITIONS) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +74,13 @@ def find(
     cuts = [c for c in (24 * fine, *CUTS) if DAY // c % pane == 0 or 4 * pane <= DAY // c]
     if not cuts:
         return Found(None, whole.evidence)
-    plans, merged = [None], {}
+    ways, merged = [None], {}
     if whole.rhythmic:
-        plans, merged = _plans(times[valued], cuts[0] if whole.hourly else 1, whole.finest)
-    unfollowed = whole.rhythmic and plans[0] is None
-    if unfollowed or whole.evidence["days"] <= 7 or not phi.shape[1] or valued.sum() < FLOOR:
-        return Found(plans[0], {**whole.evidence, **merged})
+        ways, merged = plans.ways(times[valued], cuts[0] if whole.hourly else 1, whole.finest)
+    if UNMATCHED in merged or whole.evidence["days"] <= 7 or not phi.shape[1] or valued.sum() < FLOOR:
+        return Found(ways[0], {**whole.evidence, **merged})
     weeks = departures.weeks_of(codes, times, phi, cuts[0])
-    plan, lost = min((departures.split(weeks, p, FLOOR, tests) for p in plans), key=lambda found: found[1])
+    plan, lost = min((departures.split(weeks, way, FLOOR, tests) for way in ways), key=lambda found: found[1])
     if whole.rhythmic and asked == "auto":  # perhaps those that depart are all there is
         alone, less = departures.split(weeks, None, FLOOR, tests)
         if alone is not None and plan is not None and less <= lost and len(alone.names) < len(plan.names):
@@ -96,15 +88,6 @@ def find(
             if not _shape(codes[rest], times[rest], phi, asked, tests).rhythmic:
                 return Found(alone, whole.evidence)
     return Found(plan, {**whole.evidence, **merged})
-
-
-def _plans(times: np.ndarray, cuts: int, finest: int) -> tuple[list[Slots | None], dict[str, float]]:
-    """(what to choose from, the first of equals: weekdays given up first, or kept where hours are merged; what was wanted)."""
-    least = least_of(times, cuts, finest)
-    first = plan_of(times, cuts, finest)
-    kept = [plan_of(times, cuts, p, p) for p in range(finest, ALIKE)] if first is not None and least < FLOOR else []
-    wanted = {"slots_wanted": cuts * len(_PARTITIONS[finest]), "least_rows": least}
-    return [first, *(p for p in kept if p is not None)], wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,69 +225,3 @@ def _nested(n: np.ndarray, total: np.ndarray, group: np.ndarray, groups: int) ->
     p = float(special.fdtrc(top, bottom, ratio).min()) * total.shape[1]
     size = float(np.sqrt(max(0.0, float((between - top * noise).sum()) / n.sum())))
     return min(1.0, p), size, means
-
-
-def plan_of(times: np.ndarray, cuts: int, finest: int, coarsest: int = ALIKE) -> Slots | None:
-    """Slots of a day in `cuts` stretches, and of weekdays at most as `finest` parts them, each with at least FLOOR of the rows; None if only one is left.
-
-    Where rows are few, weekdays are given up first, down to the partition `coarsest`, then neighbouring stretches are merged.
-    """
-    held = _held(times, cuts)
-    blocks = [_Block(i, i + 1, *_finest(held[:, i], finest, coarsest)) for i in range(cuts)]
-    while len(blocks) > 1 and min(b.least for b in blocks) < FLOOR:
-        i = min(range(len(blocks)), key=lambda k: (blocks[k].least, k))
-        beside = [k for k in (i - 1, i + 1) if 0 <= k < len(blocks)]
-        low = min(i, min(beside, key=lambda k: (blocks[k].rows, k)))
-        a, b = blocks[low], blocks[low + 1]
-        coarser = max(finest, a.partition, b.partition)
-        merged = _Block(a.start, b.end, *_finest(held[:, a.start : b.end].sum(1), coarser, coarsest))
-        blocks[low : low + 2] = [merged]
-    groups = [(b, days) for b in blocks for days in _PARTITIONS[b.partition]]
-    if len(groups) < 2 or min(b.least for b in blocks) < FLOOR:
-        return None
-    of = np.zeros((7, cuts), np.int64)
-    for number, (block, days) in enumerate(groups):
-        of[list(days), block.start : block.end] = number
-    names = tuple(_name(days, block.start, block.end, cuts) for block, days in groups)
-    return Slots(tuple(of.reshape(-1).tolist()), names)
-
-
-def least_of(times: np.ndarray, cuts: int, finest: int) -> int:
-    """Rows of the smallest slot if none were merged."""
-    held = _held(times, cuts)
-    return min(int(held[list(days)].sum(0).min()) for days in _PARTITIONS[finest])
-
-
-def _held(times: np.ndarray, cuts: int) -> np.ndarray:
-    """int64[7, cuts] rows by weekday and stretch of the day."""
-    at = (times - MONDAY) % WEEK * (7 * cuts) // WEEK
-    return np.bincount(at, minlength=7 * cuts).reshape(7, cuts)
-
-
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """Stretches [start, end) of the day, and how their weekdays are grouped."""
-
-    start: int
-    end: int
-    partition: int
-    least: int  # rows of the smallest group
-    rows: int
-
-
-def _finest(held: np.ndarray, finest: int, coarsest: int) -> tuple[int, int, int]:
-    """(the finest partition of the weekdays whose groups reach the floor, or the coarsest; its smallest group; rows)."""
-    for partition in range(finest, coarsest + 1):
-        least = min(int(held[list(days)].sum()) for days in _PARTITIONS[partition])
-        if least >= FLOOR or partition == coarsest:
-            return partition, least, int(held.sum())
-    raise AssertionError("unreachable")
-
-
-def _name(days: tuple[int, ...], start: int, end: int, cuts: int) -> str:
-    """
-    >>> _name((0, 1, 2, 3, 4), 2, 5, 24), _name((0, 1, 2, 3, 4, 5, 6), 9, 10, 96), _name((5,), 0, 24, 24)
-    ('Mon-Fri 02-05', '02:15-02:30', 'Sat')
-    """
-    which = "" if len(days) == 7 else WEEKDAYS[days[0]] + (f"-{WEEKDAYS[days[-1]]}" if len(days) > 1 else "")
-    return name_of(which, start, end, cuts)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stream_processors.reference.cells import FeatureReference
-from stream_processors.reference.rhythm import DAYS, FLOOR, WEEK_DAYS
+from stream_processors.reference.plans import FLOOR
+from stream_processors.reference.rhythm import DAYS, WEEK_DAYS
+from stream_processors.reference.slots import UNMATCHED
 
 _NAMED = 6  # slots, before the rest is a number
 
@@ -30,6 +32,7 @@ def _merged(reference: FeatureReference) -> list[str]:
     if not wanted or least >= FLOOR:
         return []
     into = "one law that hides the rhythm" if reference.slots is None or reference.slots.judged == 1 else "these"
+    into += ", which never pages" if UNMATCHED in reference.evidence else ""
     return [
         f"{wanted} slots, the smallest with {least:,} rows of the {FLOOR:,} that one needs, were merged into {into}"
     ]

@@ -12,7 +12,7 @@ import numpy as np
 
 from stream_processors.reference.counts import Counts
 
-UNMATCHED = "rhythm_unmatched"  # evidence of a segment whose whole has a rhythm that it is too small to follow
+UNMATCHED = "rhythm_unmatched"  # evidence of a rhythm that was found, or that the whole has, and that the rows are too few to follow
 WEEK = 7 * 86_400_000  # ms
 MONDAY = 4 * 86_400_000  # the first Monday after the epoch
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")

@@ -122,6 +122,13 @@ def test_where_there_is_no_rhythm_nothing_is_apart(kind):
     assert found <= 1
 
 
+@pytest.mark.parametrize("seed", [7, 14])  # of 16: those where Student's t alone sets hours apart
+def test_hours_that_differ_at_random_are_not_apart(seed):
+    when, values = drawn(seed, nothing, 0, 21, 60)
+    levels = np.random.default_rng([seed, 6]).normal(size=505)
+    assert known(when, values + levels[(when - MONDAY) // HOUR], replace(WISH, dependence="none")).slots is None
+
+
 def test_one_bad_monday_is_no_rhythm():
     when, values = drawn(0, nothing, 0, 21)
     bad = (when >= MONDAY + 7 * DAY + 9 * HOUR) & (when < MONDAY + 7 * DAY + 11 * HOUR)
@@ -163,6 +170,54 @@ def test_weekdays_are_kept_where_giving_them_up_would_set_hours_apart():
     assert slots is not None and slots.by_weekday and len(slots.names) - slots.judged <= 4  # of 168 hours
     assert "48 slots, the smallest with 1," in told(reference)
     assert pages(reference, *drawn(0, both, 21, 14)) == []
+
+
+def mondays_without_weekends(when: np.ndarray) -> np.ndarray:
+    return 0.3 * ((when - MONDAY) // DAY % 7 == 0)
+
+
+def high_weekends(when: np.ndarray) -> np.ndarray:
+    return 2 * weekend(when)
+
+
+def nightly(when: np.ndarray) -> np.ndarray:
+    return 1.0 * (when % DAY // HOUR != 12)
+
+
+def held(law: Law, when: np.ndarray, seed: int) -> np.ndarray:
+    """Which rows these worlds have: no weekend, a thin one, or hardly any row but from 12 to 13."""
+    many = when % DAY // HOUR == 12 if law is nightly else (when - MONDAY) // DAY % 7 < 5
+    part = {mondays_without_weekends: 0.0, high_weekends: 1 / 15, nightly: 0.003}[law]
+    return many | (np.random.default_rng([seed, int(when[0])]).random(len(when)) < part)
+
+
+@pytest.mark.parametrize(
+    ("law", "days", "an_hour", "slots", "judged"),
+    [
+        (mondays_without_weekends, 28, 300, ("Mon", "Tue", "Wed", "Thu", "Fri-Sun"), 5),
+        (high_weekends, 28, 150, ("Mon-Fri", "Sat-Sun"), 1),
+        (nightly, 21, 1_000, ("12-13", "00-12", "13-24"), 1),
+    ],
+)
+def test_a_rhythm_of_which_some_stretches_hold_few_rows_or_none_is_followed_where_they_are_many(
+    law, days, an_hour, slots, judged
+):
+    when, values = drawn(0, law, 0, days, an_hour)
+    kept = held(law, when, 0)
+    reference = known(when[kept], values[kept])
+    assert reference.slots is not None and reference.slots.names == slots and reference.slots.judged == judged
+    when, values = drawn(0, law, 28, 28, an_hour)
+    kept = held(law, when, 0)
+    assert pages(reference, when[kept], values[kept]) == []
+    assert len(pages(reference, when[kept], values[kept] + 0.5)) > 0
+
+
+def test_a_rhythm_that_cannot_be_followed_pages_never_and_says_so():
+    when, values = drawn(0, lambda t: 3 * mondays_without_weekends(t), 0, 28, 82)
+    kept = (when - MONDAY) // DAY % 7 < 5
+    one = known(when[kept][::4], values[kept][::4])  # a day of four weeks holds fewer than 2,000 rows
+    assert one.slots is None and "which never pages" in told(one)
+    assert "too few to follow its rhythm" in (budget.refusal(replace(one, rows=10_000)) or "")
 
 
 def test_an_hour_that_is_apart_changes_no_detector():

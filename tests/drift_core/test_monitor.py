@@ -2,6 +2,7 @@
 
 import doctest
 from dataclasses import FrozenInstanceError
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +172,18 @@ def test_a_comparison_sees_nulls():
     assert compare({"c": ["a", "b"] * 500}, {"c": ["a", "b", None, None] * 100})["c"].state == "different"
 
 
+def test_a_comparison_says_whether_nulls_decided():
+    rng = np.random.default_rng(15)
+    known, rows = rng.normal(size=5_000), rng.normal(size=2_000)
+    half = compare(known, np.where(np.arange(2_000) % 2, rows, np.nan))
+    assert half["value"].change.startswith("nulls 0.0% -> 50.0% (p ") and half["value"].change in repr(half)
+    gone = compare(known, pa.nulls(500, pa.float64()))["value"]
+    assert (gone.why, gone.change[:21]) == ("only nulls", "nulls 0.0% -> 100.0% ")
+    moved = compare(np.append(known, np.nan), np.append(rows + 1, np.nan))["value"]
+    assert (moved.state, moved.change) == ("different", None)
+    assert compare(known, known[:500])["value"].change is None
+
+
 def test_a_result_is_frozen_and_draws_itself():
     result = watching().update(rows(11, 3_000))
     with pytest.raises(FrozenInstanceError):
@@ -187,6 +200,18 @@ def test_a_result_is_frozen_and_draws_itself():
         (lambda: Monitor([1, 2]), "expected a frame"),
         (lambda: Monitor({"price": np.zeros((3, 2))}), "one dimension"),
         (lambda: Monitor({"price": [1, "a"]}), "no column of numbers or texts"),
+        (lambda: Monitor({"price": "abc"}), "column 'price': expected an array or a list of values, got 'abc'"),
+        (lambda: Monitor({"price": {"a": 1}}), "expected an array or a list of values, got {'a': 1}"),
+        (lambda: Monitor({"price": [Decimal("NaN")]}), "'price' .* got Decimal\\('NaN'\\): give None"),
+        (
+            lambda: watching().update({"price": [1, Decimal("Infinity")], "region": ["a"] * 2}),
+            "window: column 'price' .* give floats",
+        ),
+        (lambda: Monitor({"price": [2**70]}), "'price' .* whole numbers of 64 bits, got 1180591620717411303424: give"),
+        (
+            lambda: Monitor(pl.DataFrame({"price": pl.Series([1], dtype=pl.Int128)})),
+            "column 'price': expected .* cast it",
+        ),
         (lambda: Monitor(REFERENCE, features=["cost"]), "expected the columns \\['cost'\\]"),
         (lambda: Monitor({"at": np.array(["2020-01-01"], "datetime64[ms]")}), "at least one column"),
         (lambda: Monitor({"price": np.empty(0)}), "expected rows, got none"),
@@ -242,6 +267,71 @@ def test_what_is_wrong_is_said(wrong, message):
         wrong()
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("make", [lambda f: f, lambda f: {"price": f}])
+def test_a_lazy_frame_is_refused_without_any_work(make):
+    with pytest.raises(ValueError, match=r"expected rows, got LazyFrame, .*\.collect\(\)"):
+        Monitor(make(pl.DataFrame({"price": [1.0]}).lazy()))
+
+
+NUMBERS = {
+    "whole": np.array([1, 2]),
+    "small": np.array([1, 2], "u1"),
+    "float": np.array([1.0, 2.0]),
+    "tenths": np.array([Decimal("1.0"), Decimal("2.0")]),
+    "hundredths": np.array([Decimal("1.00"), Decimal("2.00")]),
+}
+
+
+@pytest.mark.parametrize("now", NUMBERS)
+@pytest.mark.parametrize("was", NUMBERS)
+def test_a_segment_is_the_same_whatever_type_its_number_has(was, now):
+    rng = np.random.default_rng(41)
+    known, rows = ({"x": rng.normal(size=n), "g": rng.integers(2, size=n)} for n in (2_000, 500))
+    known, rows = {**known, "g": NUMBERS[was][known["g"]]}, {**rows, "g": NUMBERS[now][rows["g"]]}
+    options = {"features": ["x"], "segments": ["g"]}
+    for result in (Monitor(known, **options).update(rows), compare(known, rows, **options)):
+        sizes = {f.segment: f.statistics.n for f in result}
+        assert len(sizes) == 3 and sizes.pop("*") == 500 == sum(sizes.values()) and all(sizes.values())
+
+
+def test_a_null_makes_no_segment_and_loses_none():
+    group = np.repeat([1, 2], 1_000)
+    gaps = np.where(np.arange(2_000) % 4, group.astype(float), np.nan)
+    for was, now in ((group, gaps), (gaps, group), (gaps, gaps)):
+        found = compare(
+            {"x": np.arange(2_000), "g": was}, {"x": np.arange(2_000), "g": now}, segments=["g"], features=["x"]
+        )
+        assert [f.statistics.n for f in found if f.segment != "*"] == [1_000 if now is group else 750] * 2
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        ([1, 2], [1.0, 1.5]),
+        ([1, 2], [Decimal("1.0"), Decimal("1.5")]),
+        ([1.0, 2.0], [1, 2**53 + 1]),
+        ([Decimal("1.5"), Decimal("2.5")], [1.5, 2.55]),
+    ],
+)
+def test_a_segments_number_that_the_references_type_does_not_hold_is_refused(was, now):
+    with pytest.raises(
+        ValueError, match=r"window: column 'g', which makes segments: expected values that .* got .* cast"
+    ):
+        compare({"x": [1.0] * 600, "g": was * 300}, {"x": [1.0] * 2, "g": now}, features=["x"], segments=["g"])
+
+
+def test_new_values_of_a_segments_column_are_no_fault():
+    known, rows = {"x": [1.0] * 600, "g": [Decimal("1.5")] * 600}, {"x": [1.0] * 9, "g": [Decimal("1234.5")] * 9}
+    assert compare(known, rows, features=["x"], segments=["g"])["x", "g=1.5"].statistics.n == 0
+
+
+def test_decimals_are_the_floats_that_they_are_written_as():
+    tenths = np.random.default_rng(42).integers(1, 50, 5_000) / 10
+    decimals = pa.array([Decimal(f"{v:.1f}") for v in tenths])
+    assert compare(tenths, decimals)["value"].statistic == compare(decimals, tenths)["value"].statistic == 0
+
+
 @pytest.mark.parametrize("make", [pl.Series, pa.array, lambda v: pa.chunked_array([v[:100], v[100:]])])
 def test_one_column_of_any_library_is_a_feature_called_value(make):
     price = REFERENCE["price"]
@@ -267,7 +357,7 @@ def test_rows_that_fill_no_pane_are_said_to_wait():
 
 
 @pytest.mark.parametrize("seen", [0, 20_000])
-@pytest.mark.parametrize(("size", "why"), [(0, "no rows"), (1, "1 rows with a value, fewer than 5")])
+@pytest.mark.parametrize(("size", "why"), [(0, "no rows"), (1, "1 row with a value, fewer than 5")])
 @pytest.mark.parametrize("rule", ["bank", "ks_alpha"])
 def test_a_window_of_too_few_rows_is_no_verdict(rule, size, why, seen):
     monitor = watching(rule=rule)
@@ -305,6 +395,29 @@ def test_ks_alpha_holds_each_window_against_its_critical_value():
     evidence = back["price"].evidence  # the detectors go on, for comparison
     assert back["price"].state == "ok" and evidence.e_value > evidence.threshold
     assert back.run_length is None and not back.notes and "rule ks_alpha promises no run length" in repr(back)
+
+
+def test_ks_alpha_tells_of_the_nulls_that_it_does_not_look_at():
+    rng, monitor = np.random.default_rng(43), Monitor({n: REFERENCE["price"] for n in "ab"}, rule="ks_alpha")
+    rows = rng.choice(REFERENCE["price"], (2, 1_000))
+    assert not monitor.update({"a": rows[0], "b": rows[1]}).notes
+    for share, state, told in (
+        (0.89, "ok", "a: nulls 0.0% -> 89.0% (p "),
+        (1, "undefined", "a: nulls 0.0% -> 100.0% (p "),
+    ):
+        gaps = monitor.update({"a": np.where(np.arange(1_000) < share * 1_000, np.nan, rows[0]), "b": rows[1]})
+        [note] = gaps.notes
+        assert gaps["a"].state == state and told in note and "b: " not in note and told in repr(gaps)
+    bank = Monitor(REFERENCE["price"]).update(np.where(np.arange(1_000) < 890, np.nan, rows[0]))
+    assert bank["value"].state == "alarm" and not bank.notes
+
+
+def test_ks_alpha_shows_no_change_of_a_quiet_window():
+    monitor = watching(rule="ks_alpha")
+    loud = monitor.update(rows(3, 2_000, factor=1.3))["price"]
+    quiet = monitor.update(rows(302, 510))["price"]
+    assert loud.state == "alarm" and "shift" in loud.change
+    assert quiet.state == "ok" and quiet.evidence.change and quiet.change is None and "shift" not in str(quiet)
 
 
 @pytest.mark.parametrize("rule", ["bank", "ks_alpha"])

@@ -6,10 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from stream_processors.reference import rhythm
+from stream_processors.reference import plans, rhythm
 from stream_processors.reference.cells import FeatureReference
 from stream_processors.reference.fit import Wish, fit
-from stream_processors.reference.rhythm import DAY, FLOOR, HOUR
+from stream_processors.reference.plans import FLOOR
+from stream_processors.reference.rhythm import DAY, HOUR
 from tests.drift_core.samples import NAME, NUMBER
 
 MONDAY = 345_600_000
@@ -99,17 +100,17 @@ def test_slots_below_the_floor_give_up_weekdays_first_then_hours():
     night = np.repeat(np.arange(7 * 8), 100)  # 700 an hour over the week
     day = np.repeat(np.arange(7 * 16), FLOOR * 2 // 5)  # 5,600 an hour, 4,000 of them Mon-Fri, 1,600 at weekends
     when = MONDAY + np.concatenate((night // 8 * DAY + night % 8 * HOUR, day // 16 * DAY + (8 + day % 16) * HOUR))
-    plan = rhythm.plan_of(when, 24, 0)
+    plan = plans.plan_of(when, 24, 0)
     assert plan is not None
     assert plan.names[:2] == ("00-04", "04-08")
     assert "12-13" in plan.names and not any(name.startswith(("Mon", "Sat")) for name in plan.names)
-    rich = rhythm.plan_of(np.concatenate((when, np.repeat(when[len(night) :], 4))), 24, 0)
+    rich = plans.plan_of(np.concatenate((when, np.repeat(when[len(night) :], 4))), 24, 0)
     assert rich is not None and {"Mon 12-13", "Sun 12-13"} <= set(rich.names)
     for made in (plan, rich):
         rows = np.bincount([made.at(int(t)) for t in when], minlength=len(made.names))
         assert len(made.of) == 168 and set(made.of) == set(range(len(made.names)))
         assert rows.min() >= FLOOR // 5
-    assert rhythm.plan_of(when[:100], 24, 0) is None
+    assert plans.plan_of(when[:100], 24, 0) is None
 
 
 def test_no_slot_is_shorter_than_a_pane():

@@ -294,6 +294,14 @@ def test_a_file_out_of_order_says_how_many_rows_came_late(tmp_path, tiny, capsys
     run(tiny, "--file", str(file), *DAY)
     told = " ".join(capsys.readouterr().out.split())
     assert re.search(r"3\d,\d\d\d of 39,\d\d\d rows came late .*sort the file by at", told)
+    assert told.index("rows came late") < told.index("reject cannot page: reference 1 row, 10,000 needed")
+
+
+def test_records_that_are_no_records_are_told_without_a_field(tmp_path, tiny):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("[1, 2]\nhello\n")
+    with pytest.raises(CheckFailed, match=r"2 of 2 records are rejected: not_object 1, syntax 1$"):
+        run(tiny, "--file", str(file), *DAY)
 
 
 def test_a_reference_that_is_not_the_contracts_kind_is_told(tmp_path, capsys):
