@@ -91,6 +91,16 @@ def test_windows_close_where_no_score_can_come_and_a_restart_or_a_late_scorer_ch
     early, later = both[0], both[1][5:]
     scores = [answered(early[3:]), answered(later)]
 
+    plain = Harness(2, Timeline((REFERENCES,)), contract.of_scores)
+    for own in scores:
+        for partials in counted(own, plain.timeline, (), contract.of_scores):
+            plain.write(*partials)
+    plain.turn()
+    expected = {json.dumps(json.loads(v.to_bytes())) for v in plain.verdicts if not v.provisional}
+
+    def told_finally() -> set[str]:
+        return {json.dumps(v) for v in verdicts(settings) if v["feature"] in NAMES and not v["provisional"]}
+
     def until_six() -> list[dict] | None:
         found = told_early(settings, "score")
         return found if found and "T06" in found[-1]["window_start"] else None
@@ -110,15 +120,9 @@ def test_windows_close_where_no_score_can_come_and_a_restart_or_a_late_scorer_ch
         assert told_early(settings, "score") == told
         write(rows_in, later)
         write(scores_in, scores[1], topic=SCORES)
-        wait_until(lambda: len(final(settings, "score")) >= 5, 40, "final windows of scores")
+        wait_until(lambda: len(told_finally()) >= len(expected), 40, "every final window of scores")
         assert worker.stop() == 0
-    plain = Harness(2, Timeline((REFERENCES,)), contract.of_scores)
-    for own in scores:
-        for partials in counted(own, plain.timeline, (), contract.of_scores):
-            plain.write(*partials)
-    plain.turn()
-    expected = {json.dumps(json.loads(v.to_bytes())) for v in plain.verdicts if not v.provisional}
-    assert {json.dumps(v) for v in verdicts(settings) if v["feature"] in NAMES and not v["provisional"]} == expected
+    assert told_finally() == expected
 
 
 def test_where_nobody_scores_a_restart_reads_the_open_panes_and_not_the_whole_log(tiny):
