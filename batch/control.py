@@ -90,8 +90,9 @@ class Control:
             reach(settings, deadline_s=None, stopped=service.stopped)
             heard = Heard(contract)
             threads = heard.listen(settings, service.stopped)
-            rolling, controller = Rolling(settings, contract), None
-            if contract.label is not None:
+            if contract.label is None:
+                rolling, controller = Rolling(settings, contract), None
+            else:
                 attribution = AttributionWatch(settings, contract, meter)
                 for name, watch in (("attribution", attribution), ("online", OnlineWatch(settings, contract))):
                     threads.append(

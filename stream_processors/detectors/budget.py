@@ -91,7 +91,7 @@ def _rows(reference: FeatureReference) -> int:
     rows = reference.rows if reference.kind == "numeric" else reference.source_rows
     if reference.slots is None:
         return rows
-    judged = int(reference.slots.rows[: reference.slots.judged].sum())
+    judged = int(reference.slots.judged_rows.sum())
     return rows * judged // max(1, reference.rows)
 
 
@@ -99,11 +99,7 @@ def refusal(reference: FeatureReference) -> str | None:
     """Why this reference may not page; None if it may."""
     rows, needed = _rows(reference), smallest(reference.segment)
     if rows < needed:
-        where = (
-            " in hours that are judged"
-            if reference.slots and reference.slots.judged < len(reference.slots.names)
-            else ""
-        )
+        where = " in hours that are judged" if reference.slots and reference.slots.some_apart else ""
         return f"reference {rows} rows{where}, {needed} needed"
     if UNMATCHED in reference.evidence:
         return f"reference {rows} rows, too few to follow its rhythm"

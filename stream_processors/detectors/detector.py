@@ -256,7 +256,7 @@ class Detectors:
 def _apart(references: Mapping[Key, FeatureReference]) -> np.ndarray | None:
     """bool[stretches of the week, K]: where a key's rhythm has a slot of too few rows; None if there is none."""
     slots = [r.slots for r in references.values()]
-    if not any(s and s.judged < len(s.names) for s in slots):
+    if not any(s and s.some_apart for s in slots):
         return None
     starts = MONDAY + np.arange(STRETCHES, dtype=np.int64) * (WEEK // STRETCHES)
     return np.stack([s.apart(starts) if s else np.zeros(STRETCHES, bool) for s in slots], 1)

@@ -113,7 +113,7 @@ class FeatureReference:
     @property
     def cells_wanted(self) -> int:
         most = CELLS if self.segment == WHOLE else SEGMENT_CELLS
-        rows = self.rows if self.slots is None else int(self.slots.rows[: self.slots.judged].min(initial=self.rows))
+        rows = self.rows if self.slots is None else int(self.slots.judged_rows.min(initial=self.rows))
         return max(1, min(most, rows // ROWS_A_CELL))
 
     @property
@@ -355,7 +355,7 @@ def to_arrow(reference: FeatureReference) -> bytes:
 def _plan_of(slots: Slots | None) -> dict[str, object] | None:
     if slots is None:
         return None
-    apart = {"judged": slots.judged} if slots.judged < len(slots.names) else {}
+    apart = {"judged": slots.judged} if slots.some_apart else {}
     return {"of": slots.of, "names": slots.names, **apart}
 
 

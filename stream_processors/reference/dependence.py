@@ -65,7 +65,7 @@ def panes_of(
     `hours`: under one law, each hour of day is compared with itself, for a rhythm that was found too small to matter.
     """
     slots = reference.slots
-    if slots and slots.judged < len(slots.names):
+    if slots and slots.some_apart:
         judged = ~slots.apart(times // pane * pane)
         codes, times = codes[judged], times[judged]
     starts, of = np.unique(times // pane, return_inverse=True)
@@ -164,7 +164,7 @@ def _tail(half: FeatureReference, replayed: Panes) -> float:
     slots = half.slots.judged if half.slots else 1
     laws = np.stack([half.slot_cell_rows(s) if half.slots else half.cell_rows for s in range(slots)]).astype(np.float64)
     laws = np.cumsum(laws[:, :-1] / np.maximum(1, laws[:, :-1].sum(1, keepdims=True)), 1)
-    rows = float(half.rows) if half.slots is None else float(half.slots.rows[: half.slots.judged].mean())
+    rows = float(half.rows) if half.slots is None else float(half.slots.judged_rows.mean())
     for size in _sizes(len(replayed.counts), TAIL_BLOCKS):
         blocks = len(replayed.counts) // size
         counts = replayed.counts[: blocks * size, :-1]

@@ -40,7 +40,7 @@ def _merged(reference: FeatureReference) -> list[str]:
 
 def _apart(reference: FeatureReference) -> list[str]:
     slots = reference.slots
-    if slots is None or slots.judged == len(slots.names):
+    if slots is None or not slots.some_apart:
         return []
     held = [f"{n} ({r:,} rows)" for n, r in zip(slots.names, slots.rows.tolist(), strict=True)][slots.judged :]
     return [f"departing and below {FLOOR:,} rows, charted and never judged: {_listed(held)}"]

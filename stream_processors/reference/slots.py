@@ -58,6 +58,15 @@ class Slots:
         judged = np.ma.array(days, mask=days >= self.judged)
         return bool((judged.max(0) != judged.min(0)).any())
 
+    @property
+    def some_apart(self) -> bool:
+        return self.judged < len(self.names)
+
+    @property
+    def judged_rows(self) -> np.ndarray:
+        """int64[judged]"""
+        return self.rows[: self.judged]
+
     def apart(self, times: np.ndarray) -> np.ndarray:
         """bool of int64 event times: whether no detector sees them."""
         return self.at_each(times) >= self.judged

@@ -48,6 +48,21 @@ def final(settings, feature: str) -> list[dict]:
     return sorted(found, key=lambda v: v["window_start"])
 
 
+def told_finally(settings) -> set[str]:
+    """Every final verdict about scores, of all features and segments."""
+    return {json.dumps(v) for v in verdicts(settings) if v["feature"] in NAMES and not v["provisional"]}
+
+
+def undisturbed(contract, scores: list[list]) -> set[str]:
+    """The final verdicts of one judge that reads each partition's blocks of scores once."""
+    plain = Harness(2, Timeline((REFERENCES,)), contract.of_scores)
+    for own in scores:
+        for partials in counted(own, plain.timeline, (), contract.of_scores):
+            plain.write(*partials)
+    plain.turn()
+    return {json.dumps(json.loads(v.to_bytes())) for v in plain.verdicts if not v.provisional}
+
+
 def test_repeated_scores_count_once_whoever_is_killed_and_a_stopped_scorer_holds_nobody_back(tiny):
     settings, contract, path, environment, log = tiny
     swap = lambda time: "2" if time >= DAY0 + 4 * HOUR + 13 * MINUTE else "1"  # noqa: E731
@@ -71,14 +86,9 @@ def test_repeated_scores_count_once_whoever_is_killed_and_a_stopped_scorer_holds
 
     partials = [from_bytes(m.value()) for m in read_all(settings, topics.PARTIALS) if m.key() == b"tiny/scores/0"]
     assert len({p.coordinate for p in partials}) == len(partials) == len(scores)  # no repeat was counted
-    plain = Harness(2, Timeline((REFERENCES,)), contract.of_scores)
-    for p in range(2):
-        own = [b for b in scores if b.header.partition == p]
-        for partials in counted(own, plain.timeline, (), contract.of_scores):
-            plain.write(*partials)
-    plain.turn()
-    expected = {json.dumps(json.loads(v.to_bytes())) for v in plain.verdicts if not v.provisional}
-    assert {json.dumps(v) for v in verdicts(settings) if v["feature"] in NAMES and not v["provisional"]} == expected
+    assert told_finally(settings) == undisturbed(
+        contract, [[b for b in scores if b.header.partition == p] for p in range(2)]
+    )
     assert [v["n"] + v["other_model"] for v in told] == [v["n"] for v in final(settings, "price")]
     assert [v["other_model"] > 0 for v in told] == [False] * 4 + [True]
 
@@ -90,16 +100,7 @@ def test_windows_close_where_no_score_can_come_and_a_restart_or_a_late_scorer_ch
     unscored = both[1][:5]
     early, later = both[0], both[1][5:]
     scores = [answered(early[3:]), answered(later)]
-
-    plain = Harness(2, Timeline((REFERENCES,)), contract.of_scores)
-    for own in scores:
-        for partials in counted(own, plain.timeline, (), contract.of_scores):
-            plain.write(*partials)
-    plain.turn()
-    expected = {json.dumps(json.loads(v.to_bytes())) for v in plain.verdicts if not v.provisional}
-
-    def told_finally() -> set[str]:
-        return {json.dumps(v) for v in verdicts(settings) if v["feature"] in NAMES and not v["provisional"]}
+    expected = undisturbed(contract, scores)
 
     def until_six() -> list[dict] | None:
         found = told_early(settings, "score")
@@ -120,9 +121,9 @@ def test_windows_close_where_no_score_can_come_and_a_restart_or_a_late_scorer_ch
         assert told_early(settings, "score") == told
         write(rows_in, later)
         write(scores_in, scores[1], topic=SCORES)
-        wait_until(lambda: len(told_finally()) >= len(expected), 40, "every final window of scores")
+        wait_until(lambda: len(told_finally(settings)) >= len(expected), 40, "every final window of scores")
         assert worker.stop() == 0
-    assert told_finally() == expected
+    assert told_finally(settings) == expected
 
 
 def test_where_nobody_scores_a_restart_reads_the_open_panes_and_not_the_whole_log(tiny):
