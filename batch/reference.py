@@ -194,6 +194,7 @@ def send(settings: Settings, contract: Contract, records: list[ReferenceRecord])
         producer.commit_transaction(PUBLISH_S)
     except KafkaException as error:
         raise Unreachable(f"publishing the reference to {topics.REFERENCES}: {error.args[0].str()}") from error
+    kafka.wait_until_readable(settings, name)
 
 
 def _rows(args: argparse.Namespace, settings: Settings, contract: Contract) -> pl.DataFrame:

@@ -121,6 +121,19 @@ def producer(settings: Settings, name: str, *, transactional_id: str | None = No
     )
 
 
+def wait_until_readable(settings: Settings, transactional_id: str, *, deadline_s: float = 30) -> None:
+    """Return once the id's last transaction can be read everywhere: a commit answers before its markers reach the topics.
+
+    For what ends and leaves its output to the next command. It opens a producer of the id, whose `init_transactions` waits
+    for those markers; nobody else may use the id any more. Past the deadline it says so and returns: nothing is lost.
+    """
+    client = producer(settings, transactional_id, transactional_id=transactional_id)
+    try:
+        client.init_transactions(deadline_s)
+    except KafkaException as error:
+        log("not_yet_readable", "warning", transactional_id=transactional_id, error=error)
+
+
 def _recovery(settings: Settings) -> dict[str, object]:
     """How a transaction outlives the death of its group's coordinator, else librdkafka 2.16 waits for it for ever, timeout or not.
 

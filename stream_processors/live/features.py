@@ -26,7 +26,7 @@ from pipeline import blocks, contract_file, topics
 from pipeline.blocks import BadBlock, Block
 from pipeline.contract import APPEND_TIME, Contract, OutcomeLabel
 from pipeline.errors import Fatal, Unreachable, UsageError
-from pipeline.kafka import consumer, headers_of, partitions, producer, reach, read_all
+from pipeline.kafka import consumer, headers_of, partitions, producer, reach, read_all, wait_until_readable
 from pipeline.logs import log
 from pipeline.meter import Meter
 from pipeline.retry import until_success
@@ -66,6 +66,8 @@ class Features:
             reach(settings, deadline_s=30 if args.once else None, stopped=service.stopped)
             try:
                 fold(settings, contract, history, meter, service, once=args.once)
+                if args.once:
+                    wait_until_readable(settings, publisher_id(contract))
             except Unreachable:
                 if not service.stopped.is_set():
                     raise
@@ -104,6 +106,10 @@ def fold(
     finally:
         sources.close()
         state.close()
+
+
+def publisher_id(contract: Contract) -> str:
+    return topics.group(contract.id, "features")
 
 
 class _Sources:
@@ -253,7 +259,7 @@ class _Publisher:
 
     def __init__(self, settings: Settings, contract: Contract, history: History, service: Service):
         self._settings, self._service, self._definition = settings, service, history.definition
-        self._topic, self._id = topics.features(contract.id), topics.group(contract.id, "features")
+        self._topic, self._id = topics.features(contract.id), publisher_id(contract)
         self._producer: Producer | None = None
 
     def publish(self, changed: Sequence[tuple[str, bytes | None]], as_of: AsOf) -> None:

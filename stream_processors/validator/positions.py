@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
@@ -89,13 +90,33 @@ def watermark_after(block: BlockHeader | None) -> int | None:
 def _last_blocks_behind(
     settings: Settings, dataset: str, committed: dict[int, int], stopped: threading.Event
 ) -> dict[int, BlockHeader]:
-    """The last block of each partition, once it is not behind the committed offset any more; past a deadline as it is."""
-    until = time.monotonic() + VISIBLE_WITHIN_S
+    """The last block of each partition, once it is not behind the committed offset any more; past a deadline as it is.
+
+    A partition without any is waited for while its log goes on behind what is stable: its first block is on the way.
+    """
+    topic, until = topics.blocks(dataset), time.monotonic() + VISIBLE_WITHIN_S
     while True:
-        last = last_blocks(settings, topics.blocks(dataset), committed)
-        behind = [p for p, offset in committed.items() if p in last and last[p].end < offset]
+        open_ = _with_open_transactions(settings, topic, [p for p, offset in committed.items() if offset >= 0])
+        last = last_blocks(settings, topic, committed)  # after that look: what was through by then is read here
+        behind = [p for p, offset in committed.items() if (last[p].end < offset if p in last else p in open_)]
         if not behind or time.monotonic() > until or stopped.wait(0.1):
             return last
+
+
+def _with_open_transactions(settings: Settings, topic: str, numbers: list[int]) -> list[int]:
+    """Which of the partitions have records that are not committed yet."""
+
+    def ends(isolation: Literal["read_committed", "read_uncommitted"]) -> list[int]:
+        client = kafka.consumer(settings, f"read-end-{os.getpid()}-{random.getrandbits(32):x}", isolation=isolation)
+        try:
+            return [client.get_watermark_offsets(TopicPartition(topic, p), timeout=CALL_S)[1] for p in numbers]
+        finally:
+            client.close()
+
+    if not numbers:
+        return []
+    stable, written = ends("read_committed"), ends("read_uncommitted")  # in this order: a marker adds to both
+    return [p for p, low, high in zip(numbers, stable, written, strict=True) if low < high]
 
 
 def last_blocks(settings: Settings, topic: str, numbers: Iterable[int]) -> dict[int, BlockHeader]:

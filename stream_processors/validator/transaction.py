@@ -125,6 +125,11 @@ class Transactions:
         self._meter.inc("driftline_transactions_total", process=self._process, result="committed")
         self._meter.observe("driftline_transaction_seconds", seconds, process=self._process)
 
+    def wait_until_readable(self) -> None:
+        """After the last one, joined: return once its records can be read."""
+        self.give_up()
+        kafka.wait_until_readable(self._settings, self._id)
+
     def give_up(self) -> None:
         """Drop the producer and whatever it has open."""
         if self._producer is None:

@@ -157,6 +157,8 @@ class Validator:
                     break  # what is open is aborted by the next validator's first act
                 self._reread(error, next(delays))
         log("validated", **self._measures.summary())
+        if (ends is not None or max_records is not None) and not self._stopped.is_set():
+            self._transactions.wait_until_readable()
         if ends is not None and self._stops:
             raise CheckFailed(
                 f"the reject breaker stopped partitions {sorted(self._stops)} of {self._topic}; see `driftline breaker list`"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from confluent_kafka import TopicPartition
 
 from pipeline import kafka, topics
 from pipeline.errors import Fatal
+from pipeline.topics import Topic
 from stream_processors.validator import positions
 from tests.validator import corpus
 
@@ -68,3 +70,33 @@ def test_an_aborted_block_is_no_witness_and_the_search_goes_behind_it(dataset):
         producer.flush()
         producer.abort_transaction()
     assert positions.last_blocks(dataset.settings, topics.blocks(dataset.id), [0]) == before
+
+
+def test_a_first_block_whose_transaction_is_not_through_is_waited_for(dataset):
+    """The group's offset may be readable before the block of the same commit: without it the watermark would be lost."""
+    dataset.fill(corpus.sales(400))
+    dataset.to_end()
+    wanted = dataset.history().blocks[0][-1][0]
+    block = list(kafka.read_all(dataset.settings, topics.blocks(dataset.id)))
+    block = [m for m in block if m.partition() == 0][-1]
+    other = f"{dataset.id}.again"
+    kafka.create_topics(dataset.settings, [Topic(topics.blocks(other), 1), Topic(topics.events(other), 1)])
+    filler = kafka.producer(dataset.settings, "filler")
+    for _ in range(wanted.end):
+        filler.produce(topics.events(other), b"{}", partition=0)
+    filler.flush(30)
+    client = kafka.consumer(dataset.settings, f"{other}.group")
+    client.commit(offsets=[TopicPartition(topics.events(other), 0, wanted.end)], asynchronous=False)
+    producer = kafka.producer(dataset.settings, "t", transactional_id=f"{other}.slow")
+    producer.init_transactions(20)
+    producer.begin_transaction()
+    producer.produce(topics.blocks(other), block.value(), partition=0, headers=block.headers())
+    producer.flush()
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(positions.find, client, dataset.settings, other, [0], threading.Event())
+        with pytest.raises(TimeoutError):
+            found.result(2)
+        producer.commit_transaction(20)
+        position = found.result(30)[0]
+    client.close()
+    assert (position.next, position.watermark) == (wanted.end, positions.watermark_after(wanted))
