@@ -7,8 +7,8 @@
     concept drift    the champion loses more than its scores promise, and no input moved
     undecided        the labels so far show neither
 
-In this order: a fault in the data moves inputs and loss by itself. The model's own score is no input: where the relation
-changes, the history features carry it into the scores. Knows no Kafka and no ledger.
+In this order: a fault in the data moves inputs and loss by itself. Neither the model's own score nor what it knows of the
+past is an input: where the relation changes, the history features carry it into the scores. Knows no Kafka and no ledger.
 """
 
 from __future__ import annotations
@@ -78,9 +78,10 @@ def seen(
     gate: Mapping[str, object] | None = None,
     tested: object = None,
     violations: Iterable[Mapping[str, str]] = (),
+    history: Iterable[str] = (),
 ) -> Seen:
-    """From the episodes that one decision answers, the gate's report, the champion's log loss on its test rows, and the
-    dataset rules that the lake says failed.
+    """From the episodes that one decision answers, the gate's report, the champion's log loss on its test rows, the
+    dataset rules that the lake says failed, and the names of the history features.
 
     Without a report, or where it leaves the matter open, a firing episode of the loss speaks for the labels.
     """
@@ -91,7 +92,7 @@ def seen(
     promised = live.get("promised") if isinstance(live, Mapping) else None
     known = isinstance(promised, float) and isinstance(tested, float) and tested > 0
     return Seen(
-        frozenset().union(*(e.moved for e in listed)),
+        frozenset().union(*(e.moved for e in listed)) - frozenset(history),
         frozenset().union(*(e.causes for e in listed)),
         loss,
         promised / tested - 1 if known else None,  # type: ignore[operator]

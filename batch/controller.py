@@ -264,7 +264,7 @@ class Controller:
         tested = next((e.draft.metrics.get("log_loss") for e in trained), None)
         since = min((e.onset for e in about), default=None)
         known = self.attribution.since(version, since) if self.attribution and since is not None else {}
-        seen = case.seen(about, gate, tested, self._violations())
+        seen = case.seen(about, gate, tested, self._violations(), self.contract.watched_history)
         rules = {"rules": sorted(seen.rules)} if seen.rules else {}
         return {"case": case.case_of(seen), **rules, **known}
 

@@ -76,7 +76,8 @@ def of_answers(
 ) -> dict[Key, FeatureReference]:
     """The references of a model's answers to the rows."""
     score = pl.Series(SCORE, scorer.score(rows))
-    answered = rows.with_columns(score, pl.max_horizontal(score, 1 - score).alias(CONFIDENCE))
+    known = [pl.col(name).cast(pl.Float64).fill_nan(None) for name in contract.watched_history]
+    answered = rows.with_columns(score, pl.max_horizontal(score, 1 - score).alias(CONFIDENCE), *known)
     made = build(contract.of_scores, clock_of(contract), answered, version, effective_from)
     return {key: replace(reference, model=model) for key, reference in made.items()}
 
@@ -97,4 +98,6 @@ def _held_out(settings: Settings, contract: Contract, rows: pl.DataFrame, scorer
     missing = sorted(set(scorer.columns) - set(unseen.columns))
     if missing:
         raise CheckFailed(f"the model reads {', '.join(missing)}, which the rows lack")
+    if unread := sorted(set(contract.watched_history) - set(scorer.features.history)):
+        raise CheckFailed(f"the contract watches {', '.join(unread)}, which the model does not read; train it again")
     return unseen

@@ -143,7 +143,7 @@ class DriftPlan:
     reference: ReferencePlan = ReferencePlan()
     rejects: bool = True  # the share of rejected records is a feature too
     null_monitor: bool = True  # the monitor measures its own false-alarm rate
-    scores: tuple[MonitoredFeature, ...] = ()  # what is watched of the model's answers
+    scores: tuple[MonitoredFeature, ...] = ()  # what is watched of the model: its answers, what it knew of the past
     beside: tuple[MonitoredFeature, ...] = ()  # share the page budget, and are judged from another stream
 
     @property
@@ -282,19 +282,27 @@ class Contract:
         return replace(self, drift=self.drift.of_scores)
 
     @property
+    def watched_history(self) -> tuple[str, ...]:
+        """The history features that are watched beside the model's answers, as the model saw them."""
+        answers = {f.name for f in SCORES}
+        return tuple(f.name for f in self.drift.scores if f.name not in answers)
+
+    @property
     def judges_scores(self) -> bool:
         """Whether the features of its drift plan are a model's answers and no fields of its own (`of_scores`)."""
         return SCORE in {f.name for f in self.drift.features} - {f.name for f in self.fields}
 
     @property
     def score_schema(self) -> pa.Schema:
-        """What a block of scores holds of each row: its time and segments, its offset, the model's answer; `reject` is null."""
+        """What a block of scores holds of each row: its time and segments, its offset, the model's answer and what it knew
+        of the past, as far as that is watched; `reject` is null."""
         plan = dict.fromkeys((self.time.field, *(c for s in self.drift.segments for c in s)))
         own = [pa.field(name, self.field(name).arrow_type) for name in plan]
         answers = [
             pa.field(SCORE, pa.float64()),
             pa.field(CONFIDENCE, pa.float64()),
             pa.field(MODEL_VERSION, pa.string()),
+            *(pa.field(name, pa.float64()) for name in self.watched_history),
         ]
         return pa.schema([*own, pa.field(RAW_OFFSET, pa.int64()), *answers, pa.field(REJECT, pa.string())])
 

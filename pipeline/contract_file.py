@@ -92,18 +92,19 @@ def _contract(root: At) -> Contract:
     dataset_rules = tuple(dataset_rule(q, known) for q in quality if not is_record_rule(q))
     check_rule_names(quality)
     key = None if own["key"].absent else field_name(own["key"], known)
+    past = history_plan(own["history"], known, not own["label"].absent)
     return Contract(
         id=root.get("id").text(pattern="[a-z][a-z0-9_]{0,63}", like="sales (small letters, digits, _)"),
         version=root.get("version").text(pattern=r"[0-9]+\.[0-9]+\.[0-9]+", like="1.0.0"),
         fields=fields,
         key=key,
         time=time_plan(own["eventTime"], known),
-        drift=drift_plan(own["drift"], known, key, labelled=not own["label"].absent),
+        drift=drift_plan(own["drift"], known, key, labelled=not own["label"].absent, past=past),
         rules=rules,
         dataset_rules=dataset_rules,
         label=label(own["label"], known),
         evaluation=evaluation_plan(own["evaluation"], known, labelled=not own["label"].absent),
-        history=history_plan(own["history"], known, not own["label"].absent),
+        history=past,
         unknown_fields=own["unknownFields"].choice(Literal["reject", "ignore"], "reject"),
         valid_topic=own["validTopic"].flag(True),
         partitions=own["partitions"].integer(4, least=1),

@@ -15,6 +15,7 @@ from pipeline.contract import (
     SCORES,
     DriftPlan,
     Field,
+    HistoryPlan,
     MatchLabel,
     MonitoredFeature,
     OutcomeLabel,
@@ -47,7 +48,9 @@ def time_plan(at: At, known: dict[str, Field]) -> TimePlan:
     return plan
 
 
-def drift_plan(at: At, known: dict[str, Field], key: str | None = None, labelled: bool = False) -> DriftPlan:
+def drift_plan(
+    at: At, known: dict[str, Field], key: str | None = None, labelled: bool = False, past: HistoryPlan | None = None
+) -> DriftPlan:
     at.only(
         "features", "segments", "window", "slide", "pane", "pageBudget", "rule", "alpha", "rhythm", "dependence",
         "reference", "rejects", "nullMonitor", "model",
@@ -77,14 +80,14 @@ def drift_plan(at: At, known: dict[str, Field], key: str | None = None, labelled
         reference=_reference(at.get("reference"), pane),
         rejects=at.get("rejects").flag(True),
         null_monitor=at.get("nullMonitor").flag(True),
-        scores=_scores(at.get("model"), known, labelled),
+        scores=_scores(at.get("model"), known, labelled, past),
     )
 
 
-def _scores(at: At, known: dict[str, Field], labelled: bool) -> tuple[MonitoredFeature, ...]:
-    """The model's score and confidence, watched wherever there is a label and no field of such a name."""
+def _scores(at: At, known: dict[str, Field], labelled: bool, past: HistoryPlan | None) -> tuple[MonitoredFeature, ...]:
+    """The model's score and confidence, watched wherever there is a label and no field of such a name; its history if asked."""
     if not at.absent:
-        at.only("scores", *(f.name for f in SCORES))
+        at.only("scores", *(f.name for f in SCORES), "history")
     taken = [name for name in SCORE_COLUMNS if name in known]
     wanted = at.get("scores").flag(labelled and not taken)
     if wanted and not labelled:
@@ -97,7 +100,24 @@ def _scores(at: At, known: dict[str, Field], labelled: bool) -> tuple[MonitoredF
         if not own.absent:
             own.only("tolerance", "weight", "rhythm")
         found.append(replace(feature, **_watching(own, feature.kind)))
+    found += _pasts(at.get("history"), past)
+    if not wanted and not at.get("history").absent:
+        at.get("history").wrong("no history beside `scores: false`: both come with the model's answers")
     return tuple(found) if wanted else ()
+
+
+def _pasts(at: At, past: HistoryPlan | None) -> list[MonitoredFeature]:
+    there = {f.name for f in past.features} if past else set()
+    found: dict[str, MonitoredFeature] = {}
+    for item in at.items():
+        item.only("name", "tolerance", "weight", "rhythm")
+        name = item.get("name").text()
+        if name not in there or name in found:
+            item.get("name").wrong(
+                f"each once, one of the contract's history: {', '.join(sorted(there)) or 'it has none'}"
+            )
+        found[name] = replace(MonitoredFeature(name, "numeric"), **_watching(item, "numeric"))
+    return list(found.values())
 
 
 def _window(at: At, pane: timedelta) -> tuple[timedelta, int | None]:

@@ -34,6 +34,7 @@ class RawCoordinates(msgspec.Struct, forbid_unknown_fields=True):
 class _Batch(msgspec.Struct, forbid_unknown_fields=True):
     rows: list[msgspec.Raw]
     raw: RawCoordinates | None = None
+    history: bool = False  # also say what is known of each row's past
 
 
 class _Asked(msgspec.Struct, forbid_unknown_fields=True):
@@ -50,6 +51,7 @@ class Admitted:
     batch: pa.RecordBatch  # the contract's columns, one row a record, in request order
     raw: RawCoordinates | None
     arrow: bool  # asked in Arrow, and answered so
+    history: bool = False  # asked for what is known of each row's past
 
     def __len__(self) -> int:
         return self.batch.num_rows
@@ -90,7 +92,7 @@ class Admission:
         decoded = self._decoder.decode_batch([bytes(r) for r in batch.rows], range(size), _NO_APPEND_TIME[:size])
         for number, reject in decoded.rejects.items():
             raise _refusal(reject, row=number)
-        return Admitted(decoded.batch.select(self._decoder.contract.row_schema.names), batch.raw, arrow=False)
+        return Admitted(decoded.batch.select(self._decoder.contract.row_schema.names), batch.raw, False, batch.history)
 
     def _arrow(self, body: bytes) -> Admitted:
         stream = arrow_body.read(body)

@@ -78,7 +78,7 @@ class Prediction(msgspec.Struct):
     features_as_of: str | None
 
 
-class Predictions(msgspec.Struct):
+class Predictions(msgspec.Struct, omit_defaults=True):
     """What /predict_batch says."""
 
     id: str
@@ -88,6 +88,9 @@ class Predictions(msgspec.Struct):
     features_as_of: str | None
     keys: list[str | None]
     scores: list[float]
+    history: dict[str, list[float]] | None = (
+        None  # where it was asked for: what the model knew of each row's past, by feature
+    )
 
 
 class Scoring:
@@ -124,8 +127,9 @@ class Scoring:
         if admitted.arrow:
             return Answer(self._in_arrow(champion, answered, scores, as_of), ARROW_TYPE, answered)
         said = Predictions(
-            answered.id, self._model, champion.version, champion.digest, _text(as_of), keys, answered.scores
-        )
+            answered.id, self._model, champion.version, champion.digest, _text(as_of), keys, answered.scores,
+            dict(zip(features.history, history.T.tolist(), strict=True)) if admitted.history and history is not None else None,
+        )  # fmt: skip
         return Answer(_ENCODER.encode(said), JSON_TYPE, answered)
 
     def explain(self, champion: Champion, content_type: str, body: bytes) -> Answer:

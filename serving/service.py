@@ -124,7 +124,10 @@ class Batch(pydantic.RootModel[dict[str, Any]]):
 
 def _documented(said: type[msgspec.Struct]) -> type[pydantic.BaseModel]:
     """The fields of an answer for the OpenAPI page; what is sent is `serving.scoring`'s own bytes."""
-    fields: dict[str, Any] = {name: (_documented_kind(kind), ...) for name, kind in get_type_hints(said).items()}
+    kinds = get_type_hints(said)
+    fields: dict[str, Any] = {
+        f.name: (_documented_kind(kinds[f.name]), ... if f.required else None) for f in msgspec.structs.fields(said)
+    }
     return pydantic.create_model(said.__name__, **fields)
 
 

@@ -30,7 +30,7 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.contract import REJECT
+from pipeline.contract import REJECT, SCORE_COLUMNS
 from pipeline.times import to_ms
 from stream_processors.judging.panes import WHOLE, Key
 from stream_processors.judging.verdict import Verdict
@@ -118,8 +118,10 @@ def best(found: Iterable[Cause]) -> tuple[Cause, ...]:
 
 
 def of_scores(verdicts: Sequence[Verdict], inputs_moved: bool) -> tuple[Cause, ...]:
-    """What a move of the model's answers says: where no input moved, that the model sees what no feature shows alone."""
-    said = "" if inputs_moved else "the model's answers moved and no input has: "
+    """What a move of the model's answers, or of the past that it knew, says where no input moved: what no feature shows alone."""
+    answers = any(v.feature in SCORE_COLUMNS for v in _alarmed(verdicts, "numeric"))
+    what = "the model's answers" if answers else "what the model knows of the past"
+    said = "" if inputs_moved else f"{what} moved and no input has: "
     return best(replace(c, evidence=said + c.evidence) for c in _levels_of(verdicts))
 
 

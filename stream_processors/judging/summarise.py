@@ -104,7 +104,12 @@ def _placed(block: Block, contract: Contract) -> tuple[pa.RecordBatch, np.ndarra
     needed = dict.fromkeys((time, *(f.name for f in plan.features), *(c for s in plan.segments for c in s), RAW_OFFSET))
     if contract.judges_scores:
         needed[MODEL_VERSION] = None
-    rows, rejected = block.rows.select(list(needed)), block.rows.column(REJECT)
+    whole = block.rows
+    for name in needed:
+        if name not in whole.schema.names:  # written before the contract watched it
+            kind = next((f.arrow_type for f in contract.fields if f.name == name), pa.float64())
+            whole = whole.append_column(name, pa.nulls(whole.num_rows, kind))
+    rows, rejected = whole.select(list(needed)), whole.column(REJECT)
     if rejected.null_count < len(rejected) or rows.column(time).null_count:
         rows = rows.filter(pc.and_(pc.is_null(rejected), pc.is_valid(rows.column(time))))
     return rows, rows.column(time).cast(pa.timestamp("ms", "UTC")).cast(pa.int64()).to_numpy()

@@ -43,6 +43,7 @@ class ServiceAway(Exception):
 class _Answered(msgspec.Struct):
     version: str
     scores: list[float]
+    history: dict[str, list[float | None]] | None = None
 
 
 class Score:
@@ -124,7 +125,7 @@ class _Scorer:
         service: Service,
         rows: int,
     ):
-        self._columns = [f.name for f in contract.fields]
+        self._columns, self._history = [f.name for f in contract.fields], bool(contract.watched_history)
         self._http, self._pool, self._meter, self._service, self._rows = http, pool, meter, service, rows
         self._breaker = CircuitBreaker("serving", failures=5, rest=5.0)
         self._had_model = False
@@ -154,7 +155,8 @@ class _Scorer:
         for block in read:
             by_partition.setdefault((block.header.topic, block.header.partition), []).append(block.valid)
         for (topic, partition), batches in by_partition.items():
-            for body in requests(topic, partition, pa.Table.from_batches(batches), self._columns, self._rows):
+            table = pa.Table.from_batches(batches)
+            for body in requests(topic, partition, table, self._columns, self._rows, self._history):
                 yield partition, body
 
     def _post_until_done(self, path: str, body: bytes) -> bytes | None:
@@ -196,7 +198,7 @@ class _Scorer:
 
 def _answers(body: bytes | None) -> Answers:
     answered = msgspec.json.decode(body or b"", type=_Answered)
-    return Answers(answered.scores, [answered.version] * len(answered.scores))
+    return Answers(answered.scores, [answered.version] * len(answered.scores), answered.history or {})
 
 
 class _Writer:
@@ -225,13 +227,16 @@ class _Writer:
             self._failure = error.str()
 
 
-def requests(topic: str, partition: int, valid: pa.Table, columns: list[str], rows: int) -> Iterator[bytes]:
-    """Bodies of /predict_batch, each with the raw coordinates of its rows."""
+def requests(
+    topic: str, partition: int, valid: pa.Table, columns: list[str], rows: int, history: bool = False
+) -> Iterator[bytes]:
+    """Bodies of /predict_batch, each with the raw coordinates of its rows; `history` asks for what the model knew, too."""
+    more = b',"history":true' if history else b""
     for start in range(0, valid.num_rows, rows):
         piece = valid.slice(start, rows)
         records = pl.DataFrame(pl.from_arrow(piece.select(columns))).write_ndjson().strip().replace("\n", ",")
         raw = {"topic": topic, "partition": partition, "offsets": piece.column(RAW_OFFSET).to_pylist()}
-        yield b'{"rows":[%b],"raw":%b}' % (records.encode(), msgspec.json.encode(raw))
+        yield b'{"rows":[%b],"raw":%b%b}' % (records.encode(), msgspec.json.encode(raw), more)
 
 
 def _commit(source: Consumer, topic: str, positions: dict[int, int]) -> None:

@@ -6,8 +6,8 @@ of `<dataset>.scores`. Rows that no model answered are not in it: before the fir
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -20,16 +20,22 @@ UNSCORED = "unscored"  # in the header's counts: valid rows before the first cha
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Of rows in their order: the probability, and the model version that gave it (a model may be swapped within a block)."""
+    """Of rows in their order: the probability, the model version that gave it (a model may be swapped within a block), and
+    what it knew of the past, by feature; a model that knows nothing of it has none."""
 
     scores: Sequence[float] = ()
     versions: Sequence[str] = ()
+    history: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
 
     def __add__(self, other: Answers) -> Answers:
-        return Answers([*self.scores, *other.scores], [*self.versions, *other.versions])
+        history = {name: [*self.known(name), *other.known(name)] for name in {**self.history, **other.history}}
+        return Answers([*self.scores, *other.scores], [*self.versions, *other.versions], history)
 
     def __getitem__(self, rows: slice) -> Answers:
-        return Answers(self.scores[rows], self.versions[rows])
+        return Answers(self.scores[rows], self.versions[rows], {n: v[rows] for n, v in self.history.items()})
+
+    def known(self, name: str) -> Sequence[float | None]:
+        return self.history.get(name) or [None] * len(self.scores)
 
 
 def score_block(block: Block, contract: Contract, answers: Answers | None) -> Block:
@@ -45,6 +51,7 @@ def score_block(block: Block, contract: Contract, answers: Answers | None) -> Bl
         CONFIDENCE: pa.array(np.maximum(scores, 1 - scores)),
         MODEL_VERSION: pa.array(told.versions, pa.string()),
         REJECT: pa.nulls(rows.num_rows, pa.string()),
+        **{name: pa.array(told.known(name), pa.float64()) for name in contract.watched_history},
     }
     schema = contract.score_schema
     columns = [own[name] if name in own else rows.column(name) for name in schema.names]

@@ -137,6 +137,20 @@ def test_the_models_answers_are_watched_where_there_is_a_label() -> None:
     assert plan_with(field, taken + field).scores == ()  # unless a field has the name
 
 
+def test_what_a_model_knows_of_the_past_is_watched_where_it_is_asked_for() -> None:
+    told, plain = "confidence: {tolerance: 0.05}\n", "confidence: {tolerance: 0.05}\n        history:\n          - "
+    said = plan_with(told, plain + "{name: customer_rate_1d, tolerance: 0.1, weight: 2}\n").scores
+    assert said[-1] == MonitoredFeature("customer_rate_1d", "numeric", Tolerance("distance", 0.1), 2.0)
+    assert [f.name for f in said] == ["score", "confidence", "customer_rate_1d"]
+    for wrong, expected in {
+        "{name: customer_rate_9d}\n": "each once, one of the contract's history: customer_count_1d, ",
+        "{name: customer_rate_1d}\n          - {name: customer_rate_1d}\n": "each once",
+        "{name: customer_rate_1d}\n        scores: false\n": "no history beside `scores: false`",
+    }.items():
+        with pytest.raises(UsageError, match=expected):
+            plan_with(told, plain + wrong)
+
+
 def test_a_plan_parts_into_what_each_stream_is_judged_for() -> None:
     plan = contract_file.load("sales").drift
     assert (*plan.of_rows.watched, *plan.of_scores.watched) == (*plan.features, REJECTS, *plan.scores)

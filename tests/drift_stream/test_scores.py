@@ -6,17 +6,19 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.contract import SCORES, Tolerance
+from pipeline.contract import SCORES, MonitoredFeature, Tolerance
 from stream_processors.detectors.budget import thresholds
 from stream_processors.drift.backlog import ScorerReach
 from stream_processors.drift.judge_owner import unscored
 from stream_processors.judging.judge import Progress
 from stream_processors.judging.timeline import Timeline
 from stream_processors.live.score_blocks import UNSCORED, Answers, score_block
+from stream_processors.reference import cells
 from tests.drift_stream.harness import IDLE_S, Harness, counted
 from tests.drift_stream.samples import DAY0, HOUR, MINUTE, blocks_of, draw, reference_set
 from tests.drift_stream.scores import NAMES, SCORED, Both, answered, scored_set
@@ -119,6 +121,49 @@ def test_the_same_answers_judged_by_the_other_models_reference_would_page():
     wrong = replace(scored_set(1, DAY0, "2"))
     members = {k: replace(r, model="1") if r.model else r for k, r in wrong.load().items()}
     assert both(Timeline((replace(wrong, load=lambda: members),)), 6).changes[-1] == ("firing", None)
+
+
+def test_what_the_model_knows_of_the_past_is_judged_like_its_answers_and_says_so():
+    """Beside quiet inputs and quiet scores; a block from before it was watched holds nulls, and no process dies of it."""
+    past = MonitoredFeature("customer_rate_1d", "numeric")
+    contract = replace(SCORED, drift=replace(SCORED.drift, scores=(*SCORES, past)))
+    drawn = lambda rng, rows: rng.gamma(3.0, 0.05, rows)  # noqa: E731
+    known = pa.array(drawn(np.random.default_rng(5), 12_000))
+    reference = replace(cells.build(past, "*", known, version=1, effective_from=DAY0), model="1")
+    timeline = Timeline((replace(FIRST, load=lambda: {**FIRST.load(), (past.name, "*"): reference}),))
+    made, rng = Both(1, timeline, contract), np.random.default_rng(6)
+    for block in blocks(0, 8, an_hour=800):
+        [scored] = answered([block])
+        told = scored.rows.column("score").to_pylist(), scored.rows.column("model_version").to_pylist()
+        factor = 1.8 if block.header.min_event_time >= DAY0 + 4 * HOUR else 1.0
+        past_of = {past.name: (drawn(rng, scored.rows.num_rows) * factor).tolist()}
+        made.rows.write(*counted([block], timeline, (), contract.of_rows)[0])
+        whole = score_block(block, contract, Answers(*told, past_of))
+        made.scores.write(*counted([whole], timeline, (), contract.of_scores)[0])
+        made.turn(0.1)
+    made.drain()
+    assert made.changes == [("firing", None)]
+    [alert] = made.alerts
+    assert {f.feature for f in alert.features} == {past.name} and alert.onset >= "2026-06-01T03"
+    assert alert.causes[0].evidence.startswith(
+        "what the model knows of the past moved and no input has: customer_rate_1d"
+    )
+    assert set(made.scores.states("score")) == {"ok"}
+    [older] = answered(blocks(0, 1)[:1])
+    [partial] = counted([older], timeline, (), contract.of_scores)[0]
+    assert past.name not in older.rows.schema.names and sum(p.on_time for p in partial.panes) == older.rows.num_rows
+
+
+def test_answers_add_up_and_part_with_what_was_known():
+    one, none = Answers([0.1, 0.2], ["1", "1"], {"past": [3.0, None]}), Answers([0.3], ["0"])
+    both_ = one + none
+    assert (both_.scores, both_.versions, both_.history) == (
+        [0.1, 0.2, 0.3],
+        ["1", "1", "0"],
+        {"past": [3.0, None, None]},
+    )
+    assert both_[1:] == Answers([0.2, 0.3], ["1", "0"], {"past": [None, None]})
+    assert (none + one).known("past") == [None, 3.0, None] and none.known("past") == [None]
 
 
 def test_a_stopped_scorer_never_holds_back_the_rows():

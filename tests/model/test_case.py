@@ -71,6 +71,12 @@ def test_before_a_training_a_firing_loss_speaks_for_the_labels() -> None:
     assert case_of(seen([episode("loss"), episode(moved=frozenset({"price"}))])) == "harmful shift"
 
 
+def test_what_the_model_knows_of_the_past_is_no_input() -> None:
+    moved = episode(moved=frozenset({"customer_rate_1d", "score"}))
+    assert case_of(seen([episode("loss"), moved], history=["customer_rate_1d"])) == "concept drift"
+    assert case_of(seen([episode("loss"), moved])) == "harmful shift"
+
+
 def alert(state: str, features: list[dict[str, object]], causes: list[str]) -> object:
     body = {"episode": "e", "dataset": "sales", "source": "data", "state": state, "onset": "2026-01-01T00:00:00.000Z",
             "features": [{"segment": "*", **f} for f in features], "causes": [{"kind": kind, "place": "", "score": 0.5, "evidence": ""} for kind in causes]}  # fmt: skip

@@ -12,6 +12,7 @@ import pytest
 from batch import fitting, ledger, model, reference_show, score_reference
 from batch.ledger import Draft, Entry, Ledger
 from pipeline import contract_file
+from pipeline.contract import MonitoredFeature
 from pipeline.settings import Settings, from_environment
 from pipeline.times import to_text
 from stream_processors.live import model_features
@@ -64,6 +65,20 @@ def test_only_rows_behind_the_fitted_ones_are_answered_and_the_version_is_named(
     assert {s for f, s in found if f == "score"} >= {"*", "region=north", "region=south"}
     assert cells.from_arrow(cells.to_arrow(whole)).model == "7"
     assert str(reference_show.told(whole)["pages"]).startswith("no")  # 3,000 rows are too few to page by
+
+
+def test_the_past_that_is_watched_has_a_reference_of_the_same_rows(settings, fitted):
+    """Its law is that of the values in the rows the model was tested on, nulls apart; one that the model does not read has none."""
+    crowned(settings, fitted, "7", tested_from=TESTED_FROM)
+    past = MonitoredFeature("customer_rate_1d", "numeric")
+    contract = replace(CONTRACT, drift=replace(CONTRACT.drift, scores=(*CONTRACT.drift.scores, past)))
+    champion = score_reference.champion(settings, contract)
+    found = score_reference.references(settings, contract, ROWS, champion, 4, int(TIMES[-1]))
+    values = ROWS["customer_rate_1d"].fill_nan(None)[PARTS.test[1:]]
+    assert found[past.name, "*"].model == "7" and found[past.name, "*"].source_rows == len(values)
+    assert found[past.name, "*"].values == pytest.approx(np.unique(values.drop_nulls().to_numpy()))
+    other = replace(contract, drift=replace(contract.drift, scores=(*contract.drift.scores, replace(past, name="age"))))
+    assert score_reference.references(settings, other, ROWS, champion, 4, int(TIMES[-1])) == {}
 
 
 def test_the_model_of_a_decision_answers_and_not_the_one_that_serves_now(settings, fitted):

@@ -131,6 +131,13 @@ def test_every_answer_and_its_log_entry_say_up_to_when_the_past_was_known(champi
         assert json.loads(message["value"])["features"] == store.as_of.json()  # type: ignore[arg-type]
 
 
+def test_what_was_known_of_the_past_is_told_where_it_is_asked_for(scoring: Scoring, champion: Champion) -> None:
+    rows = [order(), order(1)]
+    assert "history" not in json.loads(scoring.many(champion, JSON_TYPE, body({"rows": rows})).body)
+    told = json.loads(scoring.many(champion, JSON_TYPE, body({"rows": rows, "history": True})).body)
+    assert told["history"] == {name: [None, None] for name in features_for(CONTRACT).history}  # nothing, so null
+
+
 def test_each_model_is_explained_by_its_own_trees(scoring: Scoring, champion: Champion, tmp_path: Path) -> None:
     made = from_environment({"DRIFTLINE_HOME": str(tmp_path)})
     artifact = bundle(made, CONTRACT, "8", 2)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import uuid
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -18,6 +19,7 @@ from pipeline import blocks, decode, topics
 from pipeline.broker import free_port
 from pipeline.kafka import headers_of, producer, read_all
 from serving.admission import ARROW_TYPE
+from stream_processors.live.model_features import features_for
 from tests.serving.conftest import body, order
 from tests.waiting import wait_until
 
@@ -57,13 +59,17 @@ def score_blocks(settings, contract) -> list[blocks.Block]:
     return [blocks.Block(blocks.from_headers(headers_of(m)), blocks.decode(m.value())) for m in found]
 
 
-def test_score_uses_the_model_on_the_stream_and_names_each_rows_coordinate(served):
+def test_score_uses_the_model_on_the_stream_and_names_each_rows_coordinate(served, tmp_path):
     settings, contract = served.settings, served.contract
+    watching = tmp_path / "sales.yaml"
+    answers = "confidence: {tolerance: 0.05}\n"
+    more = "        history: [{name: customer_count_1d}, {name: customer_rate_1d}]\n"
+    watching.write_text(Path(settings.contract).read_text().replace(answers, answers + more))
     environment = {
         **os.environ,
         "DRIFTLINE_HOME": str(settings.home),
         "DRIFTLINE_BOOTSTRAP": settings.bootstrap,
-        "DRIFTLINE_CONTRACT": settings.contract,
+        "DRIFTLINE_CONTRACT": str(watching),
         "DRIFTLINE_SERVING": served.base,
         "DRIFTLINE_METRICS_PORT": str(port := free_port()),
     }
@@ -96,6 +102,11 @@ def test_score_uses_the_model_on_the_stream_and_names_each_rows_coordinate(serve
         assert scored.rows.column("score").to_pylist() == [said[offset] for offset in range(70)]
         assert scored.rows.column("confidence").to_pylist() == [max(p, 1 - p) for _, p in sorted(said.items())]
         assert set(scored.rows.column("model_version").to_pylist()) == {"1"}
+        past = features_for(contract).history
+        seen = {e["raw"]["offset"]: e["row"][-len(past) :] for e in predictions(settings, contract) if e["raw"]}
+        for name in ("customer_count_1d", "customer_rate_1d"):  # what the model saw, and no other
+            assert scored.rows.column(name).to_pylist() == [seen[o][past.index(name)] for o in range(70)]
+        assert "product_rate_1d" not in scored.rows.schema.names
     finally:
         child.terminate()
         assert child.wait(30) == 0
