@@ -88,7 +88,7 @@ The custom property `drift`. Every key may be left out.
 | `dependence` | `auto` | count evidence for less where neighbouring rows depend on each other: `auto` or `none` |
 | `reference` | `{{kind: training}}` | `kind` `training`, `last-week` or `rolling`; `every` (1 d, at least the pane): how often one of the latter two replaces the one before; `span` (7 d): how far a rolling one reaches back (`last-week` is always the last seven whole days, UTC); `rows` kept exactly (200,000; at least {LEAST_REFERENCE_ROWS:,}, below which nothing pages; at most {MOST_REFERENCE_ROWS:,}; of a feature with a rhythm five times as many, for each slot judges by its own share) |
 | `rejects` | true | watch the share of rejected records as the feature `reject` |
-| `model` | `{{scores: true}}` where there is a label | watch the model's answers to the stream as the features `score` (its probability) and `confidence` (max(p, 1 - p)), inside the same page budget: `scores` false switches both off; `score` and `confidence` take `tolerance`, `weight` and `rhythm` like any feature |
+| `model` | `{{scores: true}}` where there is a label | watch the model's answers to the stream as the features `score` (its probability) and `confidence` (max(p, 1 - p)), inside the same page budget: `scores` false switches both off; `score` and `confidence` take `tolerance`, `weight` and `rhythm` like any feature; `history: [{{name: customer_rate_1d, tolerance: 0.1}}]` watches history features beside them, as the model saw them |
 | `nullMonitor` | true | the monitor measures its own false-alarm rate |
 
 """
