@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 
@@ -57,8 +56,7 @@ def unable(found: Backtested) -> dict[Key, str]:
             continue
         reference = found.members.get(key)
         refusal = None if reference is None else budget.refusal(reference) or "an earlier reference was too small"
-        why = "it has no reference" if refusal is None else re.sub(r"\d+", lambda m: f"{int(m[0]):,}", refusal)
-        why = re.sub(r"\b1 rows\b", "1 row", why)
+        why = "it has no reference" if refusal is None else refusal
         made[key] = why if len(mute) == len(own) else f"{why}; in {len(mute):,} of {len(own):,} windows"
     return made
 

@@ -20,6 +20,8 @@ from typing import Literal
 import numpy as np
 from scipy.special import ndtr, ndtri
 
+from stream_processors.comparing import holm
+
 CONFIDENCE = 0.95
 BINS = 10
 CLIP = 1e-12
@@ -183,17 +185,10 @@ def _groups(
 def _slices(
     difference: np.ndarray, base: np.ndarray, parts: Mapping[str, np.ndarray], margin: float
 ) -> dict[str, Json]:
-    """Each slice's bound, with the p-value of "worse by the margin or more", adjusted by Holm's step-down.
-
-    Holm: the k-th smallest of m p-values counts (m - k + 1) times, and never less than the one before it.
-    """
-    bounds = {name: bound(difference[mask], base[mask]) for name, mask in parts.items()}
-    found, worst = {}, 0.0
-    ordered = sorted(((_p_inferior(b, margin), name) for name, b in bounds.items()))
-    for rank, (p, name) in enumerate(ordered):
-        worst = max(worst, min(1.0, p * (len(ordered) - rank)))
-        found[name] = {**asdict(bounds[name]), "p": worst}
-    return found
+    """Each slice's bound, with the p-value of "worse by the margin or more", adjusted by Holm's step-down."""
+    bounds = {name: bound(difference[mask], base[mask]) for name, mask in sorted(parts.items())}
+    held = holm.adjusted({name: _p_inferior(b, margin) for name, b in bounds.items()})
+    return {name: {**asdict(bounds[name]), "p": p} for name, p in held.items()}
 
 
 def _parts(slices: Mapping[str, np.ndarray], rows: int, fewest: int) -> dict[str, np.ndarray]:

@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.contract import DriftPlan, Tolerance
-from stream_processors.comparing import statistics
+from stream_processors.comparing import holm, statistics
 from stream_processors.comparing.change import named
 from stream_processors.detectors.detector import Detectors, Evidence
 from stream_processors.detectors.reach import smallest_effect
@@ -41,7 +41,7 @@ from stream_processors.library.options import (
     monitored,
     unwatched,
 )
-from stream_processors.library.p_values import beside_values, decided_by_nulls, either, holm, nulls_moved
+from stream_processors.library.p_values import beside_values, decided_by_nulls, either, nulls_moved
 from stream_processors.library.parts import columns_of, references_of
 from stream_processors.library.result import FeatureResult, Result, State, loudest, title
 from stream_processors.reference import cells
@@ -284,7 +284,8 @@ def compare(
     counted = {k: cells.count(references[k], c) for k, c in columns_of(plan, other, {s for _, s in references})}
     told = {k: statistics.compare(r, counted.get(k, EMPTY), alpha) for k, r in references.items()}
     p_values = {k: either(t) for k, t in told.items()}
-    different = set(holm({k: p for k, p in p_values.items() if p is not None}, alpha))
+    held = holm.adjusted({k: p for k, p in p_values.items() if p is not None})
+    different = {k for k, p in held.items() if p <= alpha}
     found = {}
     for k, t in told.items():
         why = t.undefined or t.reasons.get("p_value") or references[k].rounded

@@ -100,10 +100,14 @@ def refusal(reference: FeatureReference) -> str | None:
     rows, needed = _rows(reference), smallest(reference.segment)
     if rows < needed:
         where = " in hours that are judged" if reference.slots and reference.slots.some_apart else ""
-        return f"reference {rows} rows{where}, {needed} needed"
+        return f"reference {_counted(rows)}{where}, {needed:,} needed"
     if UNMATCHED in reference.evidence:
-        return f"reference {rows} rows, too few to follow its rhythm"
+        return f"reference {_counted(rows)}, too few to follow its rhythm"
     return None
+
+
+def _counted(rows: int) -> str:
+    return "1 row" if rows == 1 else f"{rows:,} rows"
 
 
 def thresholds(plan: DriftPlan, references: Mapping[Key, FeatureReference]) -> Budget:

@@ -1,31 +1,15 @@
-"""PURE. P-values of many features at once: which stand up to Holm's correction, and what nulls say beside values."""
+"""PURE. What the nulls of features say beside their values, in p-values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from stream_processors.comparing import holm
 from stream_processors.comparing.statistics import WindowStatistics
 from stream_processors.judging.panes import Key
 from stream_processors.library.result import title
 
 NAMED = 5  # features of a note
-
-
-def holm(p_values: Mapping[Key, float], alpha: float) -> list[Key]:
-    """What is rejected at a family-wise error of `alpha`, the smallest p-value first.
-
-    The smallest of K p-values is held to alpha / K, the next to alpha / (K - 1), until one does not pass. Holds under any
-    dependence. Cost O(K log K). Holm 1979, Scandinavian Journal of Statistics 6:65.
-
-    >>> holm({("a", "*"): 0.02, ("b", "*"): 0.06, ("c", "*"): 0.001}, 0.05)
-    [('c', '*'), ('a', '*')]
-    """
-    passed: list[Key] = []
-    for rank, key in enumerate(sorted(p_values, key=lambda k: p_values[k])):
-        if p_values[key] > alpha / (len(p_values) - rank):
-            break
-        passed.append(key)
-    return passed
 
 
 def either(told: WindowStatistics) -> float | None:
@@ -56,7 +40,7 @@ def nulls_moved(told: WindowStatistics) -> str:
 def beside_values(rule: str, told: Mapping[Key, WindowStatistics], alpha: float) -> str | None:
     """What a rule that looks at values only passes over; None while no share of nulls has moved."""
     p_values = {k: t.null_p_value for k, t in told.items() if t.null_p_value is not None}
-    moved = holm(p_values, alpha)
+    moved = [key for key, p in holm.adjusted(p_values).items() if p <= alpha]
     if not moved:
         return None
     named = "; ".join(f"{title(*k)}: {nulls_moved(told[k])}" for k in moved[:NAMED])

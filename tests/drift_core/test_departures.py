@@ -246,7 +246,7 @@ def test_what_is_apart_counts_for_no_floor():
     reference = mondays(0)
     few = replace(reference, slots=replace(reference.slots, judged=0))
     assert budget.refusal(reference) is None
-    assert "0 rows in hours that are judged, 10000 needed" in (budget.refusal(few) or "")
+    assert "0 rows in hours that are judged, 10,000 needed" in (budget.refusal(few) or "")
 
 
 def test_rows_of_any_order_give_the_same_slots():
