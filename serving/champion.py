@@ -1,8 +1,9 @@
 """EDGE. The model in service: follows the ledger and swaps the champion by one reference assignment.
 
 The ledger's topic decides, never the registry's alias. A model whose files do not match the ledger's digest, or whose
-golden rows do not come out, is refused, and the last good one goes on. The last models stay in memory: going back to one
-of them reads no file.
+golden rows do not come out, is refused, and the last good one goes on: that which serves, or, in a worker that has just
+started, the newest former champion whose files are sound. A refused one is looked at again, for its files may be brought
+back. The last models stay in memory: going back to one of them reads no file.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pipeline.topics import LEDGER
 from serving.scoring import Champion
 
 CHAMPION_ACTIONS = ("promote", "rollback")
+AGAIN_S = 5.0  # between two looks at the files of a model that was refused
 WARM = 3  # models kept: the champion, the former one, one more; a few MB each
 
 REFUSED = "driftline_serving_model_refused"
@@ -58,16 +60,17 @@ class ChampionFollower:
         self.current: Champion | None = None
         self.ready = threading.Event()
         self._settings, self._model, self._meter, self._check = settings, model, meter, check
-        self._wanted: Promotion | None = None
-        self._taken = 0  # seq of the last entry
+        self._entries: list[Promotion] = []  # in the order of the ledger
+        self._refused: Promotion | None = None  # the last entry, while its files are not taken
+        self._loading = threading.Lock()
         self._warm: OrderedDict[str, Scorer] = OrderedDict()
         self._crowned: dict[str, Artifact] = {}  # by digest: all that ever served
         self._recalled: tuple[str, Scorer] | None = None  # the last one that `model_of` had to read
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
 
     def start(self) -> ChampionFollower:
-        self._thread.start()
+        for name, run in (("ledger", self._run), ("refused", self._look_again)):
+            threading.Thread(target=run, name=name, daemon=True).start()
         return self
 
     def stop(self) -> None:
@@ -97,10 +100,10 @@ class ChampionFollower:
     def _read(self, message: Message) -> None:
         """While catching up only the last promotion counts; afterwards each one is loaded as it comes."""
         entry = promotion(message.value() or b"", self._model)
-        if entry is None or entry.seq <= self._taken:
+        if entry is None or (self._entries and entry.seq <= self._entries[-1].seq):
             return  # two publishers: a repeat or an older entry says nothing new
         self._crowned[entry.artifact.sha256] = entry.artifact
-        self._taken, self._wanted = entry.seq, entry
+        self._entries.append(entry)
         if self.ready.is_set():
             self._load()
 
@@ -110,24 +113,45 @@ class ChampionFollower:
             self.ready.set()
 
     def _load(self) -> None:
-        entry, self._wanted = self._wanted, None
-        if entry is None:
-            return
-        began = time.perf_counter()
+        """The last champion; in a worker that serves none yet the newest one that can be."""
+        with self._loading:
+            for entry in reversed(self._entries):
+                newest = entry is self._entries[-1]
+                if self._take(entry, newest):
+                    if not newest:
+                        log("model_stands_in", "warning", model=self._model, version=entry.version, seq=entry.seq)
+                    return
+                if self.current is not None:
+                    return
+
+    def _look_again(self) -> None:
+        while not self._stopped.wait(AGAIN_S):
+            with self._loading:
+                if self._refused is not None:
+                    self._take(self._refused, True)
+
+    def _take(self, entry: Promotion, newest: bool) -> bool:
+        """Serve by the entry from now on; False, told once, if its files are not to be trusted. `newest`: it is the champion."""
+        began, again = time.perf_counter(), entry is self._refused
         try:
             scorer = self._scorer(entry.artifact)
         except Exception as error:  # whatever is wrong with the files, the last good model goes on
-            reason = error.reason if isinstance(error, BadBundle) else "content"
-            log("model_refused", "error", model=self._model, version=entry.version, reason=reason, error=error)
-            self._meter.inc(REFUSALS, model=self._model, reason=reason)
-            self._meter.set(REFUSED, 1.0, model=self._model)
-            return
+            if not again:
+                reason = error.reason if isinstance(error, BadBundle) else "content"
+                log("model_refused", "error", model=self._model, version=entry.version, reason=reason, error=error)
+                self._meter.inc(REFUSALS, model=self._model, reason=reason)
+                self._meter.set(REFUSED, 1.0, model=self._model)
+            self._refused = entry if newest else self._refused
+            return False
         self.current = Champion(entry.version, entry.artifact.sha256, scorer)
         seconds = time.perf_counter() - began
-        self._meter.set(REFUSED, 0.0, model=self._model)
+        if newest:
+            self._refused = None
+            self._meter.set(REFUSED, 0.0, model=self._model)
         self._meter.set(VERSION, float(entry.version), model=self._model)
         self._meter.observe(LOAD_SECONDS, seconds, model=self._model)
         log("model_loaded", model=self._model, version=entry.version, seq=entry.seq, seconds=f"{seconds:.3f}")
+        return True
 
     def _scorer(self, artifact: Artifact) -> Scorer:
         """A loaded model is what its digest says; one in memory needs no second look at its files."""

@@ -145,6 +145,33 @@ def test_a_killed_worker_comes_back_on_the_champion_and_leaves_no_gauge_behind(s
     assert {(t.json()["version"], t.json()["digest"]) for t in told} == {("1", said["digest"])}
 
 
+def test_a_worker_that_starts_while_the_champion_is_refused_answers_by_the_one_before_and_takes_it_once_it_is_sound(
+    served: Served,
+) -> None:
+    served.promote("1")
+    served.await_version("1")
+    artifact = tampered(served, "digest")
+    served.promote("3", artifact)
+    refused = "driftline_serving_model_refused"
+    wait_until(lambda: served.metric(refused).count(1.0) == 2, 20, "both workers to refuse the model")
+    worker = workers(served)[0]
+    worker.kill()
+    wait_until(lambda: len(w := workers(served)) == 2 and worker.pid not in [p.pid for p in w], 60, "a new worker", 0.2)
+
+    def shown() -> bool:
+        return (served.metric("driftline_serving_model_version"), served.metric(refused)) == ([1.0, 1.0], [1.0, 1.0])
+
+    wait_until(shown, 60, "two workers on version 1 that say that they refuse version 3", 0.2)
+    answers = [served.post("/predict", body(order())) for _ in range(20)]
+    assert {a.status_code for a in answers} == {200} and {a.json()["version"] for a in answers} == {"1"}
+    whole = served.settings.home / served.artifacts["1"]["uri"] / model.MODEL
+    (served.settings.home / artifact["uri"] / model.MODEL).write_bytes(whole.read_bytes())  # from a backup
+    wait_until(lambda: served.metric("driftline_serving_model_version") == [3.0, 3.0], 30, "the champion itself", 0.2)
+    assert set(served.metric(refused)) == {0.0}
+    served.promote("2")
+    served.await_version("2")
+
+
 def workers(served: Served) -> list[psutil.Process]:
     children = psutil.Process(served.child.pid).children(recursive=True)
     return [c for c in children if any("worker" in part and "service" in part for part in _command(c))]
