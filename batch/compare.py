@@ -127,7 +127,8 @@ def replay(contract: Contract, challenger: Scorer, asked: Recorded | None, test:
     if asked is None:
         return {}
     if asked.rows.is_empty():
-        return {"requests": 0, "lost": asked.lost, "waiting": asked.waiting, "unscored": 0, "loss": {"rows": 0}}
+        counted = {"lost": asked.lost, "waiting": asked.waiting, "unsent": asked.unsent}
+        return {"requests": 0, **counted, "unscored": 0, "loss": {"rows": 0}}
     then, ours = asked.rows[ANSWER].to_numpy(), challenger.score(asked.rows)
     sane = np.isfinite(ours) & (ours >= 0) & (ours <= 1)
     unseen = (
@@ -140,6 +141,7 @@ def replay(contract: Contract, challenger: Scorer, asked: Recorded | None, test:
         "requests": len(then),
         "lost": asked.lost,
         "waiting": asked.waiting,
+        "unsent": asked.unsent,
         "unscored": int((~sane).sum()),
         "shift": float(np.mean(ours - then)),
         "distance": float(np.mean(np.abs(ours - then))),

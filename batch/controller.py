@@ -67,10 +67,15 @@ class Controller:
                 self._settle()
             facts = self.facts(episodes, requests)
             step = decisions.next_step(facts, self.policy)
+            self.book.verify()  # in every turn: an edited line pages also while there is nothing to decide
             if not isinstance(step, Wait):
-                self.book.verify()
+                promotion.publish(self.settings)  # a file that was cut holds as a chain; its copy knows better
         except LedgerBroken as broken:
             return self._refuse_to_decide(broken)
+        except Unreachable as error:
+            log("turn_put_off", "warning", error=error)
+            self._settled = False
+            return Wait(str(error))
         if repr(step) != self._said:
             self._said = repr(step)
             log("step", step=type(step).__name__, reason=getattr(step, "reason", ""))
@@ -152,6 +157,8 @@ class Controller:
                 )
             elif step.request:
                 self._decline(step.request, f"training failed: {failed}")
+            else:  # nobody asked but the rows or the schedule
+                self._write_once(self._draft("hold", f"training failed: {failed}"))
             if failed.code == Unreachable.exit_code:
                 raise Unreachable(str(failed)) from failed
             return
@@ -306,6 +313,9 @@ class Controller:
             self._count(request.action)
         except LedgerBroken:
             raise
+        except promotion.Refused as refused:
+            log("request_refused", "warning", request=request.id, reason=refused)
+            self._count("refuse")
         except CheckFailed as refused:
             self._decline(request, f"{request.action} {request.version}: {refused}")
         self._settle()
@@ -316,7 +326,8 @@ class Controller:
         return min((e.onset for e in self._episodes.values() if e.state == "firing" and e.id not in shut), default=None)
 
     def _decline(self, request: Request, reason: str) -> None:
-        self._write_once(self._draft("refuse", reason, actor=request.actor, metrics={"request": request.id}))
+        draft = self._draft("refuse", reason, actor=request.actor, metrics={"request": request.id})
+        self._write_once(replace(draft, version=request.version))
 
     def _draft(
         self,

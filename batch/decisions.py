@@ -245,7 +245,7 @@ def _look(facts: Facts) -> Look | None:
 
 
 def _first(facts: Facts, policy: Policy) -> Step:
-    tried = sum(e.draft.action == "refuse" for e in facts.entries)
+    tried = sum(e.draft.action == "refuse" and "request" not in e.draft.metrics for e in facts.entries)
     needed = int(policy.first_rows * ATTEMPT_GROWTH**tried)
     if facts.labelled < needed:
         return Wait(f"{facts.labelled} of {needed} labelled rows for the first training")

@@ -9,7 +9,7 @@ from batch import model as bundles
 from batch.compare import Candidate, Judged
 from batch.decisions import KEPT
 from batch.ledger import Draft, Entry, Ledger
-from batch.promotion import now
+from batch.promotion import Refused, now
 from pipeline.contract import Contract
 from pipeline.errors import CheckFailed
 from pipeline.settings import Settings
@@ -66,19 +66,22 @@ def promote(
             asked=asked,
         )
     said = "; ".join(judged.decision.reasons)
-    if not judged.decision.promote:
-        raise CheckFailed(f"{model} version {version} does not pass the gate: {said}")
     draft = Draft(
         at=now(),
         model=model,
-        action="promote",
+        action="promote" if judged.decision.promote else "refuse",
         version=version,
+        former=champion.draft.version if champion else None,
         actor=actor,
         reason=f"{reason}; {said}",
         policy=judged.decision.policy,
-        metrics={**_kept(judged), **({"request": request} if request else {}), **({"force": True} if force else {})},
+        metrics={**_kept(judged), "request": request or "by hand", **({"force": True} if force else {})},
+        data=data.identity.json(),
         artifact=artifact,
     )
+    if not judged.decision.promote:
+        promotion.note(settings, draft)
+        raise Refused(f"{model} version {version} does not pass the gate: {said}")
     if champion is None:
         start, end = to_ms(data.identity.start), to_ms(data.identity.end) + 1
         draft = promotion.with_reference(settings, contract, draft, start, end)

@@ -127,6 +127,14 @@ def rolled_back(entries: Iterable[Entry]) -> set[str]:
     return {e.draft.former for e in entries if e.draft.action == "rollback" and e.draft.former}
 
 
+def fallback(entries: Sequence[Entry]) -> str | None:
+    """The newest former champion that service was not taken from because it did worse; None if there is none."""
+    now, worse = champion(entries), rolled_back(entries)
+    crowns = sorted((e for e in entries if e.draft.action in CROWNS), key=lambda e: e.seq, reverse=True)
+    others = (e.draft.version for e in crowns if now and e.draft.version != now.draft.version)
+    return next((v for v in others if v not in worse), None)
+
+
 def decided(entries: Iterable[Entry]) -> dict[str, Entry]:
     """Each episode's final decision."""
     return {episode: e for e in entries if e.draft.action in FINAL for episode in e.episodes}
@@ -224,12 +232,15 @@ class Ledger:
             return _insert(db, draft)
 
     def append_once(self, draft: Draft) -> Entry | None:
-        """As `append`, unless the model's newest entry about this episode already says the same."""
+        """As `append`, unless the model's newest entry about this episode, or about none, already says the same."""
         with self._write() as db:
             rows = db.execute("select body from entries where model = ? order by seq desc", (draft.model,))
-            about = (e for e in (from_json(body) for (body,) in rows) if draft.episode in e.episodes)
-            newest = next(about, None)
-            if newest and (newest.draft.action, newest.draft.reason) == (draft.action, draft.reason):
+            entries = (from_json(body) for (body,) in rows)
+            newest = next(
+                (e for e in entries if (draft.episode in e.episodes if draft.episode else not e.episodes)), None
+            )
+            said = newest and (newest.draft.action, newest.draft.reason, newest.draft.metrics.get("request"))
+            if said == (draft.action, draft.reason, draft.metrics.get("request")):
                 return None
             return _insert(db, draft)
 

@@ -25,9 +25,14 @@ from pipeline.logs import log
 from pipeline.settings import Settings
 
 
+class Refused(CheckFailed):
+    """The gate said no, and the ledger has it."""
+
+
 def crown(settings: Settings, draft: Draft, expected: str | None) -> Entry:
     """Ledger, topic: serving follows from here. ChampionMoved if somebody else was faster."""
     book = Ledger(ledger.path_of(settings))
+    book.verify()
     entry = book.crown(draft, expected)
     log("champion", model=draft.model, version=draft.version, former=expected, action=draft.action, reason=draft.reason)
     lineage = Lineage(settings)
@@ -38,6 +43,14 @@ def crown(settings: Settings, draft: Draft, expected: str | None) -> Entry:
     finally:
         lineage.close()
     return entry
+
+
+def note(settings: Settings, draft: Draft) -> None:
+    """An entry that moves no champion, to ledger and topic."""
+    book = Ledger(ledger.path_of(settings))
+    book.verify()
+    book.append(draft)
+    publish(settings)
 
 
 def rollback(
@@ -52,9 +65,9 @@ def rollback(
     metrics: Mapping[str, object] | None = None,
     of: str | None = None,
 ) -> Entry:
-    """Back to a version that has been champion (by default the one before), with its reference.
+    """Back to a version that has been champion, with its reference; by default the newest that service was not taken from.
 
-    It passed the gate once, so no gate now. `of`: the champion that is to go, if the caller means a certain one;
+    A former champion was let in once, so no gate now. `of`: the champion that is to go, if the caller means a certain one;
     ChampionMoved if another serves by now.
     """
     entries = Ledger(ledger.path_of(settings)).entries(model)
@@ -63,12 +76,13 @@ def rollback(
         raise CheckFailed(f"{model}: no champion, so there is nothing to roll back")
     if of is not None and now.draft.version != of:
         raise ChampionMoved(f"{model}: expected champion {of} to roll back from, it is {now.draft.version}")
-    target = version or now.draft.former
+    target = version or ledger.fallback(entries)
     was = [e for e in entries if e.draft.action in ledger.CROWNS and e.draft.version == target]
     if target is None or not was or target == now.draft.version:
         crowned = sorted({str(e.draft.version) for e in entries if e.draft.action in ledger.CROWNS})
         raise CheckFailed(
-            f"{model}: expected a former champion to roll back to, got {target}; there were {', '.join(crowned)}"
+            f"{model}: expected a former champion to roll back to, got {target}; there were {', '.join(crowned)}; "
+            "one that was rolled back from must be named"
         )
     draft = Draft(
         at=at,

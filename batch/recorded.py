@@ -1,7 +1,8 @@
 """EDGE. What users asked and what a model answered them: the prediction log, with the lake's rows and labels.
 
-The log holds answers, not inputs: an answer names its raw coordinate (or its key), and the lake holds that row. So another
-model can be asked the same question afterwards, without users noticing. The first answer per coordinate counts.
+An answer names its raw coordinate (or its key), and the lake holds that row and its label; what the model saw stands in the
+log, too, but only a model of the same features could be asked with it. So another model is asked the same question
+afterwards, without users noticing. The first answer per coordinate counts.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ _KEY, _SAID = "_key", "_said"
 class Recorded:
     """`rows`: the lake's rows that were asked about, with ANSWER and LABEL (null = not known yet), in order of arrival.
 
-    `waiting`: answers whose row has not landed yet; `lost`: those whose row the lake should have and has not (asked
-    without a coordinate and never sent, or no longer kept).
+    `waiting`: answers whose row has not landed yet; `lost`: those whose row the lake should have and has not (it is no
+    longer kept); `unsent`: asked without a coordinate about a key that the stream has not brought, so no row is owed.
     """
 
     rows: pl.DataFrame
     lost: int
     waiting: int = 0
+    unsent: int = 0
 
 
 def answers(
@@ -70,7 +72,8 @@ def answers(
 def recorded(settings: Settings, contract: Contract, asked: pl.DataFrame) -> Recorded:
     """The rows behind the answers."""
     if asked.is_empty() or not table.exists(settings, contract.id):
-        return Recorded(pl.DataFrame(), asked.height)
+        placed = asked.filter(pl.col(RAW_OFFSET).is_not_null()).height if asked.height else 0
+        return Recorded(pl.DataFrame(), placed, 0, asked.height - placed)
     ends = {p: end for p, (_, end) in table.positions(settings, contract.id).items()}  # before the rows: what lands
     landed = _newest_arrival(settings, contract)  # meanwhile is no loss
     clock = asked[contract.time.field]
@@ -80,15 +83,16 @@ def recorded(settings: Settings, contract: Contract, asked: pl.DataFrame) -> Rec
     missing = by_place.join(found, on=COORDINATE, how="anti")
     reached = pl.col(RAW_PARTITION).replace_strict(ends, default=0, return_dtype=pl.Int64)
     waiting, lost = missing.filter(pl.col(RAW_OFFSET) >= reached).height, missing.height
-    key = key_of(contract)
+    unsent, key = 0, key_of(contract)
     by_key = asked.filter(pl.col(RAW_OFFSET).is_null(), pl.col(_KEY).is_not_null()).unique(_KEY, keep="first")
     if key and not by_key.is_empty():
         firsts = rows.join(found.select(COORDINATE), on=COORDINATE, how="anti").unique(key, keep="first")
         more = firsts.join(by_key.select(pl.col(_KEY).alias(key), ANSWER), on=key, how="inner")
         missing = by_key.join(more, left_on=_KEY, right_on=key, how="anti")
-        waiting, lost = waiting + missing.filter(pl.col(_SAID) > landed).height, lost + missing.height
+        coming = missing.filter(pl.col(_SAID) > landed).height
+        waiting, lost, unsent = waiting + coming, lost + coming, missing.height - coming
         found = pl.concat([found, more.select(found.columns)])
-    return Recorded(found.sort("append_time", *COORDINATE), lost - waiting, waiting)
+    return Recorded(found.sort("append_time", *COORDINATE), lost - waiting, waiting, unsent)
 
 
 def _newest_arrival(settings: Settings, contract: Contract) -> int:

@@ -232,7 +232,9 @@ def test_data_under_a_critical_verdict_is_held_and_nothing_is_trained(fresh_topi
     lake.write_events(settings, CONTRACT, extra, worst="critical", violations=json.dumps([failed]))
     started = controller(settings)
     step = started.turn([], [])
-    assert isinstance(step, Retrain) and decisions_of(settings) == []
+    assert isinstance(step, Retrain) and [d[0] for d in decisions_of(settings)] == ["hold"]
+    [held] = Ledger(ledger.path_of(settings)).entries(MODEL)
+    assert held.draft.reason.startswith("training failed: ") and not held.episodes
     assert started._failed_at  # the child ended with 1; the next try waits for the cooldown
 
 
@@ -242,7 +244,7 @@ from batch import ledger_topic, promotion, registry
 def die(*args, **kwargs): os.kill(os.getpid(), signal.SIGKILL)
 setattr({module}, "{name}", die)
 from pipeline.cli import main
-sys.exit(main(["models", "rollback", "--direct", "--reason", "killed"]))
+sys.exit(main(["models", "rollback", "{version}", "--direct", "--reason", "killed"]))
 """
 
 
@@ -263,7 +265,7 @@ def test_a_decision_reaches_every_place_wherever_its_process_was_killed(ready: S
         ("promotion", "publish_reference", (False, True, True)),
         ("registry", "point", (False, False, True)),
     ):
-        code = KILLED.format(module=module, name=name)
+        code = KILLED.format(module=module, name=name, version="2" if serving == "1" else "1")
         done = subprocess.run([sys.executable, "-c", code], env=training_child.environment(ready), timeout=200)
         assert done.returncode == -signal.SIGKILL, (module, name)
         newest, serving = book.entries(MODEL)[-1], "2" if serving == "1" else "1"

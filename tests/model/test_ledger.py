@@ -40,6 +40,17 @@ def test_the_champion_is_the_last_promote_or_rollback(book: Ledger) -> None:
     assert ledger.champion_of(lines, "other") is None
 
 
+def test_the_way_back_leads_to_no_model_that_service_was_taken_from(book: Ledger) -> None:
+    assert ledger.fallback(book.entries("m")) is None
+    for version, former in (("2", "1"), ("3", "2")):
+        book.crown(draft("promote", version), former)
+    assert ledger.fallback(book.entries("m")) == "2"
+    book.crown(draft("rollback", "2"), "3")
+    assert ledger.fallback(book.entries("m")) == "1"  # not 3, which was the one before
+    book.crown(draft("rollback", "1"), "2")
+    assert ledger.fallback(book.entries("m")) is None
+
+
 def test_a_promotion_against_a_champion_that_moved_is_refused_and_writes_nothing(book: Ledger) -> None:
     with pytest.raises(ChampionMoved, match="expected champion None, it is 1"):
         book.crown(draft("promote", "2"), None)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +15,7 @@ import pytest
 
 from batch import ledger
 from batch.controller import Controller
-from batch.decisions import Policy
+from batch.decisions import Policy, Request, Wait
 from batch.heard import Heard
 from batch.ledger import Draft, Ledger
 from batch.models import Models
@@ -89,6 +91,37 @@ def test_a_request_is_answered_in_the_ledger_once(
     entries = Ledger(ledger.path_of(settings)).entries(MODEL)
     assert [e.draft.action for e in entries[4:]] == ["rollback", "refuse", "refuse", "refuse"]
     assert all(e.draft.policy.startswith("promotion@") for e in entries[4:])
+
+
+def test_a_ledger_that_was_touched_pages_while_there_is_nothing_to_decide(settings: Settings, heard: Heard) -> None:
+    meter = PrometheusMeter()
+    controller = Controller(settings, CONTRACT, Policy(first_rows=10**9), meter)
+    intact = 'driftline_ledger_intact{model="%s"} ' % MODEL  # noqa: UP031
+    controller.turn([], [])
+    controller.turn([], [])
+    assert intact + "1.0" in meter.exposition().decode()
+    file = ledger.path_of(settings)
+    with contextlib.closing(sqlite3.connect(file)) as db, db:
+        db.execute('update entries set body = replace(body, \'"actor":"\', \'"actor":"x\') where seq = 2')
+    controller.turn([], [])
+    assert intact + "0.0" in meter.exposition().decode()
+
+
+def test_a_ledger_whose_end_was_cut_off_decides_nothing(
+    settings: Settings, heard: Heard, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert answered(settings, heard, "rollback", "--reason", "worse", "--json").result() == 0
+    controller = Controller(settings, CONTRACT, Policy(first_rows=10**9, budget=0), PrometheusMeter())
+    controller.turn([], [])
+    controller.turn([], [])
+    file = ledger.path_of(settings)
+    with contextlib.closing(sqlite3.connect(file)) as db, db:
+        db.execute("delete from entries where seq = (select max(seq) from entries)")
+    held = len(Ledger(file).entries())
+    asked = Request("control.requests[0]@99", "rollback", None, "test", "again")
+    step = controller.turn([], [asked])
+    assert isinstance(step, Wait) and "cut or replaced" in step.reason
+    assert len(Ledger(file).entries()) == held
 
 
 def test_without_a_controller_the_asker_is_told_and_the_request_expires(settings: Settings, heard: Heard) -> None:

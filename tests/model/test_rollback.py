@@ -85,8 +85,11 @@ def test_a_bad_champion_goes_by_itself_and_a_good_one_stays(
     made.answer(ready, CONTRACT, "1", to_come, good.score(to_come))
     with pytest.raises(CheckFailed, match="does not pass the gate: not better"):
         models(ready, "promote", "2", "--direct", "--reason", "looks fine to me")
+    refused = last(ready)
+    assert (refused.draft.action, refused.draft.version, refused.draft.former) == ("refuse", "2", "1")
+    assert refused.draft.metrics["denied"] and refused.draft.data["digest"]
     seen = compare.asked_of(ready, CONTRACT, "1")
-    assert seen is not None and (seen.rows.height, seen.lost, seen.waiting) == (6_000, 10, 30)
+    assert seen is not None and (seen.rows.height, seen.lost, seen.waiting, seen.unsent) == (6_000, 0, 30, 10)
     told = compare.replay(CONTRACT, bad, seen, asked)
     assert told["requests"] == 6_000 and told["unscored"] == 0 and told["loss"]["mean"] > 0  # type: ignore[index]
     decided = [s >= CONTRACT.evaluation.threshold for s in (bad.score(seen.rows), seen.rows[compare.ANSWER].to_numpy())]
