@@ -100,6 +100,9 @@ def _notes(args: argparse.Namespace, contract: Contract, stored: Lake | File, sa
     made += [
         f"{name_of(*key)}: {r.rounded}" for key, r in sorted(found.members.items()) if key[1] == WHOLE and r.rounded
     ]
+    if contract.drift.scores:
+        names = ", ".join(f.name for f in contract.drift.scores)
+        made.append(f"not replayed, for the lake holds rows and no answers of a model: {names}")
     kind = contract.drift.reference.kind
     if kind != "training" and (args.reference_from or args.reference_to):
         made.append(f"the contract's {kind} reference was not followed: the one built here judged everything")

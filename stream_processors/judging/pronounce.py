@@ -167,6 +167,11 @@ def _verdict(
         else None,
         lower_effect=finding.lower_effect,
         tolerance=finding.tolerance,
+        at=told.at,
+        sign=told.sign,
+        cvm_p_value=told.cvm_p_value,
+        g_statistic=told.g_statistic,
+        g_p_value=told.g_p_value,
         other_model=_other_model(reference, tally),
         undefined={**told.reasons, **({"state": unseen} if finding.state == "undefined" and unseen else {})},
     )

@@ -59,6 +59,11 @@ class Verdict:
     slot: str | None = None  # the hours of the week whose law it was compared with; None = there is one law
     lower_effect: float | None = None  # the effect is at least this, in the tolerance's unit
     tolerance: float = 0.0
+    at: float | str | None = None  # where the laws differ most: a value; the category whose share moved most
+    sign: int = 0  # +1: the window lies above the reference there (larger values; a larger share), -1 below
+    cvm_p_value: float | None = None
+    g_statistic: float | None = None
+    g_p_value: float | None = None
     other_model: int = 0  # rows that another model version answered than the reference's; they are not in n
     undefined: Mapping[str, str] = field(default_factory=dict)  # null figure -> why; `statistic` = all; `state`
 
