@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
-from batch.ledger import FINAL, episodes_of
+from batch.ledger import CROWNS, FINAL, episodes_of
 from pipeline.settings import PORTS, from_environment
 from pipeline.times import to_ms, to_text
 from tests.bench.report import progress
@@ -71,10 +71,11 @@ class Played:
     promotions: int = 0  # that answered any of them
     alert: Stamp | None = None
     challenger: Stamp | None = None
-    champion: Stamp | None = None  # the version that the promotion answered with; None = the model was kept
+    champion: Stamp | None = None  # another version serves, by promotion or rollback; None = the model was kept
     resolved: Stamp | None = None
     ended: Stamp | None = None  # when the next change, or the end, came
     decision: Json | None = None
+    told: list[str] = field(default_factory=list)  # what the ledger got until the end
     cases: list[str] = field(default_factory=list)  # as the ledger named it, oldest first
     failed: str = ""
 
@@ -162,6 +163,7 @@ def play(story: Story, name: str) -> Played:
     if played.champion and not played.failed:
         _fade(story, played, known)
     played.ended = _at(played, _now())
+    played.told = [f"{e['at']} {e['action']} {e['version'] or ''}: {e['reason']}" for e in _written(story, played)]
     played.retrained = sum(e["action"] == "train" for e in _entries(story, played.faded))
     played.promotions = sum(e["action"] == "promote" for e in _entries(story, played.episodes))
     progress(
@@ -179,7 +181,12 @@ def _follow(story: Story, played: Played, known: set[str]) -> None:
 
     def answered() -> Json | None:
         _name(story, played, known)
-        return next((e for e in _entries(story, played.episodes) if e["action"] in CLOSED), None)
+        crowns = [
+            e for e in _written(story, played) if e["action"] in CROWNS
+        ]  # a former champion may be the better one
+        return next(iter(crowns), None) or next(
+            (e for e in _entries(story, played.episodes) if e["action"] in CLOSED), None
+        )
 
     alert = wait(lambda: next((a for a in _since(story, known) if a["state"] == "firing"), None), ALERT_S, "an alert")
     played.alert = Stamp(to_ms(str(alert["event_time"])), _now())  # type: ignore[index]
@@ -190,7 +197,7 @@ def _follow(story: Story, played: Played, known: set[str]) -> None:
     trained = [e for e in _entries(story, played.episodes) if e["action"] == "train"]
     if trained:
         played.challenger = _at(played, to_ms(str(trained[-1]["at"])))
-    if played.decision["action"] == "promote":  # type: ignore[index]
+    if played.decision["action"] in CROWNS:  # type: ignore[index]
         played.champion = _at(played, to_ms(str(played.decision["at"])))  # type: ignore[index]
     wait(lambda: _calm(story, known), RESOLVED_S, "the end of every episode")
     played.resolved = _at(played, _now())
@@ -301,6 +308,11 @@ def _watch(story: Story) -> demo.Watch:
 
 def _entries(story: Story, episodes: set[str]) -> list[Json]:
     return [e for e in list(_watch(story).ledger) if episodes & set(episodes_of(e))]
+
+
+def _written(story: Story, played: Played) -> list[Json]:
+    """What the ledger got since the change was cued."""
+    return [e for e in list(_watch(story).ledger) if to_ms(str(e["at"])) >= played.onset.wall]
 
 
 def _trainings(story: Story) -> list[Json]:

@@ -114,6 +114,7 @@ def told_of(played: Played, loss: world.Loss) -> Found:
         "onset": onset.since(onset),
         **{moment: stamp and stamp.since(onset) for moment, stamp in stamps.items()},
         "loss": mean,
+        "ledger": played.told,
         "failed": played.failed,
     }
     bars = [bar(f"{name}: decided and quiet again", int(not played.failed), "==", 1)]
