@@ -72,7 +72,7 @@ def to_bytes(partial: Partial) -> bytes:
 
 
 def from_bytes(value: bytes) -> Partial:
-    """ValueError (msgspec.DecodeError) if it is no partial."""
+    """ValueError (msgspec.DecodeError, UnicodeDecodeError) if it is no partial."""
     return _decode(value)
 
 

@@ -45,7 +45,7 @@ def test_a_reference_below_the_floor_is_refused_with_the_reason(rows, segment, r
     found = budget.thresholds(PLAN, {known.key: known})
     assert found.too_small(known.key) is refused
     assert (known.key in found.by_key) is not refused
-    assert not refused or str(rows) in found.refused[known.key]
+    assert not refused or f"{rows:,} rows" in found.refused[known.key]
 
 
 def test_rules_choose_the_detectors():

@@ -204,7 +204,7 @@ def test_show_says_what_pages_and_which_rhythm_there_is(settings, capsys):
     small = stored(settings, rows(5, 3_000))
     reference_show.show(small, CONTRACT, as_json=False)
     out = capsys.readouterr().out
-    assert "version 1, in force from 1970-01-01" in out and "10000" in out
+    assert "version 1, in force from 1970-01-01" in out and "10,000" in out
     assert "rhythm of price: " in out and "rhythm of region: one law at all times" in out
 
 
