@@ -49,7 +49,13 @@ class Control:
             default=_env("EVERY_ROWS", 0) or None,
             help="also retrain after so many new labelled rows (off)",
         )
-        number("--every", type=float, metavar="SECONDS", help="also retrain on this schedule, wall time (off)")
+        number(
+            "--every",
+            type=float,
+            default=_env("EVERY", 0) or None,
+            metavar="SECONDS",
+            help="also retrain on this schedule, wall time (off)",
+        )
         number(
             "--cooldown",
             type=float,
