@@ -56,7 +56,7 @@ def unable(found: Backtested) -> dict[Key, str]:
             continue
         reference = found.members.get(key)
         refusal = None if reference is None else budget.refusal(reference) or "an earlier reference was too small"
-        why = "it has no reference" if refusal is None else refusal
+        why = refusal or "it has no reference"
         made[key] = why if len(mute) == len(own) else f"{why}; in {len(mute):,} of {len(own):,} windows"
     return made
 

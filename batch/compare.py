@@ -126,8 +126,8 @@ def replay(contract: Contract, challenger: Scorer, asked: Recorded | None, test:
     """
     if asked is None:
         return {}
+    counted = {"lost": asked.lost, "waiting": asked.waiting, "unsent": asked.unsent}
     if asked.rows.is_empty():
-        counted = {"lost": asked.lost, "waiting": asked.waiting, "unsent": asked.unsent}
         return {"requests": 0, **counted, "unscored": 0, "loss": {"rows": 0}}
     then, ours = asked.rows[ANSWER].to_numpy(), challenger.score(asked.rows)
     sane = np.isfinite(ours) & (ours >= 0) & (ours <= 1)
@@ -139,9 +139,7 @@ def replay(contract: Contract, challenger: Scorer, asked: Recorded | None, test:
     loss = gate.log_loss(label, base)
     return {
         "requests": len(then),
-        "lost": asked.lost,
-        "waiting": asked.waiting,
-        "unsent": asked.unsent,
+        **counted,
         "unscored": int((~sane).sum()),
         "shift": float(np.mean(ours - then)),
         "distance": float(np.mean(np.abs(ours - then))),

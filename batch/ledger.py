@@ -232,15 +232,13 @@ class Ledger:
             return _insert(db, draft)
 
     def append_once(self, draft: Draft) -> Entry | None:
-        """As `append`, unless the model's newest entry about this episode, or about none, already says the same."""
+        """As `append`, unless the model's newest entry about this episode already says the same; of no episode, with the same metrics."""
         with self._write() as db:
             rows = db.execute("select body from entries where model = ? order by seq desc", (draft.model,))
-            entries = (from_json(body) for (body,) in rows)
-            newest = next(
-                (e for e in entries if (draft.episode in e.episodes if draft.episode else not e.episodes)), None
-            )
-            said = newest and (newest.draft.action, newest.draft.reason, newest.draft.metrics.get("request"))
-            if said == (draft.action, draft.reason, draft.metrics.get("request")):
+            entries = (from_json(body).draft for (body,) in rows)
+            newest = next((d for d in entries if draft.episode in (d.episode, *d.also)), None)
+            same = newest and (newest.action, newest.reason) == (draft.action, draft.reason)
+            if newest and same and (draft.episode or newest.metrics == draft.metrics):
                 return None
             return _insert(db, draft)
 

@@ -169,6 +169,13 @@ def test_the_same_hold_is_written_once(book: Ledger) -> None:
         book.append(draft("promote", "2"))
 
 
+def test_what_is_of_no_episode_is_the_same_only_with_its_metrics(book: Ledger) -> None:
+    """Two watches may end with one sentence; the second must stand in the ledger, or it would never end."""
+    assert book.append_once(draft("keep", reason="too few answers", metrics={"watch": 2})) is not None
+    assert book.append_once(draft("keep", reason="too few answers", metrics={"watch": 2})) is None
+    assert book.append_once(draft("keep", reason="too few answers", metrics={"watch": 5})) is not None
+
+
 def _promote(path: Path, version: str, start: object, results: object) -> None:
     start.wait()  # type: ignore[attr-defined]
     try:
