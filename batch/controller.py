@@ -277,9 +277,8 @@ class Controller:
 
     def _violations(self) -> list[dict[str, str]]:
         """Dataset rules that failed, as the lake's newest commit lists them."""
-        if not table.exists(self.settings, self.contract.id):
-            return []
-        return table.violations(table.versions(self.settings, self.contract.id, limit=1)[0].metadata)
+        lake = table.newest(self.settings, self.contract.id)
+        return table.violations(lake.metadata) if lake else []
 
     def _with_reference(self, draft: Draft, step: Retrain, data: dict[str, object]) -> Draft:
         """First champion: the rows it was trained on. After a shift: everything since the onset's late estimate."""
@@ -338,6 +337,7 @@ class Controller:
         actor: str = "control",
         metrics: dict[str, object] | None = None,
     ) -> Draft:
+        lake = table.newest(self.settings, self.contract.id)
         return Draft(
             at=now(),
             model=self.model,
@@ -347,6 +347,7 @@ class Controller:
             policy=policy.version(),
             episode=episode,
             metrics=metrics or {},
+            data={"table_version": lake.version} if lake else {},
         )
 
     def _write_once(self, draft: Draft) -> None:

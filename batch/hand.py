@@ -71,7 +71,6 @@ def promote(
         model=model,
         action="promote" if judged.decision.promote else "refuse",
         version=version,
-        former=champion.draft.version if champion else None,
         actor=actor,
         reason=f"{reason}; {said}",
         policy=judged.decision.policy,

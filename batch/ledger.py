@@ -50,7 +50,7 @@ class Draft:
     model: str
     action: Action
     version: str | None = None
-    former: str | None = None
+    former: str | None = None  # champion when it was written; the ledger fills it in
     actor: str = ""
     reason: str = ""
     policy: str = ""
@@ -259,7 +259,7 @@ class Ledger:
                 raise ChampionMoved(
                     f"{draft.model}: expected champion {expected}, it is {serving}; decide again against that one"
                 )
-            return _insert(db, replace(draft, former=serving))
+            return _insert(db, draft)
 
     def verify(self) -> int:
         """The number of entries; CheckFailed names the first that was edited, removed or inserted."""
@@ -296,6 +296,8 @@ def _of_model(db: sqlite3.Connection, model: str) -> list[Entry]:
 def _insert(db: sqlite3.Connection, draft: Draft) -> Entry:
     if draft.action not in get_args(Action):
         raise ValueError(f"expected an action of {get_args(Action)}, got {draft.action!r}")
+    now = champion(_of_model(db, draft.model))
+    draft = replace(draft, former=now.draft.version if now else None)
     last = db.execute("select body from entries order by seq desc limit 1").fetchone()
     prev, seq = (from_json(last[0]).hash, from_json(last[0]).seq + 1) if last else (GENESIS, 1)
     draft = from_json(canonical({**Entry(seq, draft, prev, "").json()})).draft  # as it will be read: lists, not tuples

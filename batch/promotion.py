@@ -93,6 +93,7 @@ def rollback(
         reason=reason,
         policy=policy.version(),
         artifact=was[-1].draft.artifact,
+        data=was[-1].draft.data,
         metrics=metrics or {},
     )
     return crown(settings, _with_former_reference(settings, contract, draft, entries), now.draft.version)

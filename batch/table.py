@@ -378,6 +378,11 @@ def versions(settings: Settings, dataset: str, table: str = EVENTS, limit: int |
     ]
 
 
+def newest(settings: Settings, dataset: str) -> Version | None:
+    """The last commit; None where there is no lake yet."""
+    return versions(settings, dataset, limit=1)[0] if exists(settings, dataset) else None
+
+
 def positions(
     settings: Settings, dataset: str, table: str = EVENTS, version: int | None = None
 ) -> dict[int, tuple[int, int]]:

@@ -25,7 +25,6 @@ from pipeline.logs import log
 from pipeline.settings import Settings
 from pipeline.times import to_ms
 
-MOST_PER_ROW = 2  # answers read a row that the watch wants: not every answer gets a label
 _NOTHING = np.zeros(0)
 
 
@@ -60,7 +59,7 @@ def look(settings: Settings, contract: Contract, model: str) -> Look:
         settings,
         contract,
         str(now.draft.version),
-        most=MOST_PER_ROW * int(limits["rows"]),
+        most=int(limits["arrived"]),  # not every answer gets a label
         since_ms=to_ms(now.draft.at),
     )
     rows = recorded(settings, contract, asked).rows

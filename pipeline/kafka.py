@@ -220,10 +220,19 @@ def partitions(client: Consumer | AdminClient | Producer, topic: str, *, timeout
 
 
 def bounds(client: Consumer, topic: str, *, timeout: float = 10) -> dict[int, tuple[int, int]]:
-    """First and next offset of each partition (next = the last stable offset for a read_committed consumer)."""
-    return {
-        p: client.get_watermark_offsets(TopicPartition(topic, p), timeout=timeout) for p in partitions(client, topic)
-    }
+    """First and next offset of each partition (next = the last stable offset for a read_committed consumer).
+
+    A partition may be between two leaders, and a busy broker may be taken for a dead one for a moment: asked again.
+    Unreachable where that takes longer than the time-out (seconds).
+    """
+    numbers = partitions(client, topic)
+    return until_success(
+        lambda: {p: client.get_watermark_offsets(TopicPartition(topic, p), timeout=timeout) for p in numbers},
+        what=f"offsets of {topic}",
+        errors=(KafkaException,),
+        sleep=time.sleep,
+        deadline_s=timeout,
+    )
 
 
 def committed(

@@ -40,6 +40,17 @@ def test_the_champion_is_the_last_promote_or_rollback(book: Ledger) -> None:
     assert ledger.champion_of(lines, "other") is None
 
 
+def test_every_entry_names_the_champion_of_its_time_whatever_its_writer_believed(book: Ledger) -> None:
+    assert [e.draft.former for e in book.entries("m")] == [None, None, "1"]
+    book.append(draft("hold", former="7", episode="e2"))
+    book.append_once(draft("refuse", "2", reason="by hand"))
+    book.decide(draft("accept", "1", episode="e2"))
+    book.crown(draft("promote", "2"), "1")
+    book.append(replace(draft("train", "9"), model="another"))
+    said = [(e.draft.model, e.draft.former) for e in book.entries()]
+    assert said[3:] == [("m", "1")] * 4 + [("another", None)]
+
+
 def test_the_way_back_leads_to_no_model_that_service_was_taken_from(book: Ledger) -> None:
     assert ledger.fallback(book.entries("m")) is None
     for version, former in (("2", "1"), ("3", "2")):

@@ -114,6 +114,7 @@ def test_a_bad_champion_goes_by_itself_and_a_good_one_stays(
     assert (back.draft.action, back.draft.version, back.draft.former) == ("rollback", "1", "2"), back.draft.reason
     assert (back.draft.actor, back.draft.metrics["watch"]) == ("control", forced.seq) and back.draft.policy
     assert back.draft.metrics["evidence"]["log_e"] >= 4.6  # type: ignore[index]
+    assert back.draft.data == first.draft.data and back.draft.data["digest"]  # the rows that version 1 was let in by
     assert ledger.champion_of(ledger_topic.read(ready), MODEL)["version"] == "1"  # type: ignore[index]
     assert b"driftline_rollback_timestamp_seconds{" in meter.exposition()
     wait_until(lambda: back.draft.reference_version in _references(ready), 20, "the former champion's reference")
@@ -126,10 +127,14 @@ def test_a_bad_champion_goes_by_itself_and_a_good_one_stays(
     models(ready, "promote", "3", "--force", "--direct", "--reason", "a second opinion")
     crowned = last(ready)
     answered = day(ready, 3, 28_000)
+    for n in (1, 2):  # the first 40,000 answers are to people who never order
+        nobody = answered.head(20_000).with_columns(order_id=pl.col("order_id") + f"-never-{n}")
+        made.answer(ready, CONTRACT, "3", nobody, other.score(nobody), placed=False)
     made.answer(ready, CONTRACT, "3", answered, other.score(answered))
     assert isinstance(turned.turn([], []), Look)
     kept = last(ready)
     assert (kept.draft.action, kept.draft.version, kept.draft.metrics["watch"]) == ("keep", "3", crowned.seq)
+    assert kept.draft.former == "3" and kept.draft.data["table_version"] is not None
     assert isinstance(turned.turn([], []), Wait)
 
     # a person asks: who was champion when, and is the ledger whole

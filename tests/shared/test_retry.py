@@ -1,9 +1,13 @@
+import logging
 import random
 from itertools import islice
+from types import SimpleNamespace
 
 import pytest
+from confluent_kafka import Consumer, KafkaError, KafkaException
 
 from pipeline.errors import Unreachable
+from pipeline.kafka import bounds
 from pipeline.retry import CircuitBreaker, CircuitOpen, until_success, waits
 
 
@@ -80,3 +84,25 @@ def test_a_failure_while_half_open_opens_it_again():
         assert breaker.state == "open"
         clock.sleep(10)
     assert breaker.call(action) == "here"
+
+
+class BetweenLeaders(Consumer):
+    """A client whose partition has no leader at the first question."""
+
+    def __init__(self) -> None:
+        super().__init__({"bootstrap.servers": "127.0.0.1:1", "group.id": "test", "logger": logging.getLogger("test")})
+        self.asked = 0
+
+    def list_topics(self, topic: str = "", timeout: float = -1) -> object:  # type: ignore[override]
+        return SimpleNamespace(topics={topic: SimpleNamespace(error=None, partitions={0: None})})
+
+    def get_watermark_offsets(self, *_: object, **__: object) -> tuple[int, int]:  # type: ignore[override]
+        self.asked += 1
+        if self.asked == 1:
+            raise KafkaException(KafkaError(KafkaError.NOT_LEADER_FOR_PARTITION))
+        return 3, 7
+
+
+def test_a_partition_between_two_leaders_is_asked_again():
+    client = BetweenLeaders()
+    assert bounds(client, "events") == {0: (3, 7)} and client.asked == 2
