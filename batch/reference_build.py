@@ -17,6 +17,7 @@ from pipeline.blocks import VALID
 from pipeline.contract import RAW_OFFSET, RAW_PARTITION, REJECT, REJECTS, Contract
 from pipeline.errors import CheckFailed, UsageError
 from pipeline.record import CODES
+from stream_processors.detectors.budget import SMALLEST_SEGMENT
 from stream_processors.judging.panes import (
     SEGMENT_ROWS,
     SEGMENTS_A_GROUPING,
@@ -120,7 +121,7 @@ def of_rejects(
 
 
 def _segments(contract: Contract, rows: pl.DataFrame) -> Iterator[tuple[tuple[str, ...], str, pl.DataFrame]]:
-    """Grouping columns, segment name, rows."""
+    """Grouping columns, segment name, rows; values that could not page by themselves are in the pool, too."""
     yield (), WHOLE, rows
     for columns in contract.drift.segments:
         names = list(columns)
@@ -130,8 +131,9 @@ def _segments(contract: Contract, rows: pl.DataFrame) -> Iterator[tuple[tuple[st
         parts = known.join(own, on=names, how="semi").partition_by(names, maintain_order=True, as_dict=True)
         for *values, _ in own.rows():
             yield columns, segment_name(columns, tuple(values)), parts[tuple(values)]
-        rest = known.join(own, on=names, how="anti", maintain_order="left")
-        if rest.height >= SEGMENT_ROWS:
+        paging = own.filter(pl.col("len") >= SMALLEST_SEGMENT)
+        rest = known.join(paging, on=names, how="anti", maintain_order="left")
+        if rest.height >= SMALLEST_SEGMENT:
             yield columns, pooled_name(columns), rest
 
 

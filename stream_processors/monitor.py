@@ -42,7 +42,7 @@ from stream_processors.library.options import (
     unwatched,
 )
 from stream_processors.library.p_values import beside_values, decided_by_nulls, either, nulls_moved
-from stream_processors.library.parts import columns_of, references_of
+from stream_processors.library.parts import columns_of, references_of, segments_of
 from stream_processors.library.result import FeatureResult, Result, State, loudest, title
 from stream_processors.reference import cells
 from stream_processors.reference.counts import EMPTY, Counts
@@ -223,7 +223,7 @@ class Monitor:
         return alike(table, self._types, needed, self.plan.segments)
 
     def _columns(self, table: pa.Table) -> Iterable[tuple[Key, pa.Array]]:
-        return columns_of(self.plan, table, {segment for _, segment in self.references})
+        return columns_of(self.plan, table, segments_of(self.references))
 
     def __repr__(self) -> str:
         refused = len(self._detectors.budget.refused)
@@ -281,7 +281,7 @@ def compare(
     expect(other, "window", needed)
     other = alike(other, table.schema, needed, groupings)
     references = references_of(plan, table)
-    counted = {k: cells.count(references[k], c) for k, c in columns_of(plan, other, {s for _, s in references})}
+    counted = {k: cells.count(references[k], c) for k, c in columns_of(plan, other, segments_of(references))}
     told = {k: statistics.compare(r, counted.get(k, EMPTY), alpha) for k, r in references.items()}
     p_values = {k: either(t) for k, t in told.items()}
     held = holm.adjusted({k: p for k, p in p_values.items() if p is not None})

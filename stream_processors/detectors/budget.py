@@ -86,6 +86,11 @@ def smallest(segment: str) -> int:
     return SMALLEST_REFERENCE if segment == WHOLE else SMALLEST_SEGMENT
 
 
+def in_pool(reference: FeatureReference) -> bool:
+    """Whether the rows of its segment count in the grouping's pool, too: alone they are too few to page."""
+    return reference.source_rows + reference.nulls < smallest(reference.segment)
+
+
 def _rows(reference: FeatureReference) -> int:
     """Those that a law rests on, or that chose its categories."""
     rows = reference.rows if reference.kind == "numeric" else reference.source_rows

@@ -14,10 +14,10 @@ from pipeline.errors import UsageError
 from pipeline.times import ms
 
 WHOLE = "*"  # the segment that holds every row
-POOLED = "*"  # as a value of a grouping: all values without a segment of their own; a literal one is %2A
+POOLED = "*"  # as a value of a grouping: all values that are too rare to page by themselves; a literal one is %2A
 Key = tuple[str, str]  # (feature, segment)
 SEGMENTS_A_GROUPING = 500  # values of a grouping with references of their own: 0.1 MB each and feature in the judge
-SEGMENT_ROWS = 200  # below it a segment says nothing at all; the drift budget's own floor for paging is higher
+SEGMENT_ROWS = 200  # below it a segment says nothing at all; from 2,000 on (`budget.SMALLEST_SEGMENT`) it may page
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def segment_name(columns: tuple[str, ...], values: tuple[object, ...]) -> str:
 
 
 def pooled_name(columns: tuple[str, ...]) -> str:
-    """The segment of a grouping that holds every value without a segment of its own.
+    """The segment of a grouping that holds every value that has no segment of its own, or one that is charted only.
 
     >>> pooled_name(("region", "channel")), segment_name(("region",), ("*",))
     ('region=*,channel=*', 'region=%2A')

@@ -1,7 +1,8 @@
 """PURE. Block x references -> partials: integer counts per event-time pane, feature and segment.
 
-Rows without a reference are only counted. Segments are those that the reference set holds (`*`, the values it was built
-with, and the pool of a grouping's other values, if it has one); a row with a null in a grouping counts in `*` only.
+Rows without a reference are only counted. Segments are those that the reference set holds: `*`, the values it was built
+with, and the pool of a grouping, if it has one, where rows count whose value has no segment or one that could not page by
+itself. A row with a null in a grouping counts in `*` only.
 Rejected rows count in the feature `reject` alone (`rejects`). Of a block of scores the rows that another model version
 answered than the judging reference's are placed, and counted in no feature.
 Cost: one stable sort of the rows by pane for `*` and one for each grouping; then one call for each feature and segment.
@@ -10,7 +11,7 @@ Cost: one stable sort of the rows by pane for `*` and one for each grouping; the
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ import pyarrow.compute as pc
 from pipeline.blocks import Block
 from pipeline.contract import MODEL_VERSION, RAW_OFFSET, REJECT, Contract
 from pipeline.lateness import reached_before
+from stream_processors.detectors.budget import in_pool
 from stream_processors.judging.panes import WHOLE, Clock, Key, pooled_name, segment_name
 from stream_processors.judging.partial import PaneCounts, PanePart, Partial
 from stream_processors.judging.timeline import Members, ReferenceSet, Timeline
@@ -27,7 +29,7 @@ from stream_processors.reference import rejects
 from stream_processors.reference.grouped import Column, codes_of_reference, packed
 from stream_processors.reference.rejects import Outcomes
 
-# A partial must fit its topic (1 MiB, as sent): before compression a row takes some 6 bytes a feature and segment grouping,
+# A partial must fit its topic (1 MiB, as sent): before compression a row takes some 6 bytes a feature and segment,
 # 45 where hardly two rows share pane and segment, which gzip takes to 9. The cut depends on the block alone, so that a block
 # counted again under another reference has the same coordinates.
 COUNTED_VALUES = 120_000
@@ -65,7 +67,8 @@ def summarise(
 ) -> Iterator[Partial]:
     """The block's partials, gap-free over its [start, end): one, or several if it has many rows."""
     rows, times = _placed(block, contract)
-    limit = max(1, COUNTED_VALUES // (len(contract.drift.features) * (1 + len(contract.drift.segments)) or 1))
+    counted_in = 1 + 2 * len(contract.drift.segments)  # the whole, and of each grouping a segment and the pool
+    limit = max(1, COUNTED_VALUES // (len(contract.drift.features) * counted_in or 1))
     header, start, maximum = block.header, block.header.start, block.header.watermark
     before = reached_before(times, maximum)
     reached, offsets = np.maximum(before, times), rows.column(RAW_OFFSET).to_numpy()
@@ -162,15 +165,20 @@ def _count_under(
     members = found.load()
     kept = rows.answered_by(placed, members)
     _count(rows, kept[_sorted(rows.panes[kept], rows.late[kept])], members, WHOLE, contract, counted)
-    known = {segment for _, segment in members}
+    small = {segment: in_pool(reference) for (_, segment), reference in members.items()}
     for columns in contract.drift.segments:
-        codes, names = _segment_codes(rows.batch, columns, known)
+        codes, names = _segment_codes(rows.batch, columns, small)
         inside = kept[codes[kept] >= 0]
         order = inside[_sorted(codes[inside], rows.panes[inside], rows.late[inside])]
         edges = np.searchsorted(codes[order], np.arange(len(names) + 1))
         for name, (low, high) in zip(names, itertools.pairwise(edges.tolist()), strict=True):
             if low < high:
                 _count(rows, order[low:high], members, name, contract, counted)
+        pool = pooled_name(columns)
+        if pool in small:
+            pooled = inside[np.array([*(small[name] for name in names), True])[codes[inside]]]
+            order = pooled[_sorted(rows.panes[pooled], rows.late[pooled])]
+            _count(rows, order, members, pool, contract, counted)
     return len(placed) - len(kept)
 
 
@@ -209,8 +217,10 @@ def _bounds(panes: np.ndarray, late: np.ndarray) -> np.ndarray:
     return np.concatenate(([0], edges, [len(panes)]))
 
 
-def _segment_codes(rows: pa.RecordBatch, columns: tuple[str, ...], known: set[str]) -> tuple[np.ndarray, list[str]]:
-    """(segment of each row, names by code); -1 = a null in one of the columns, or no segment to count in."""
+def _segment_codes(
+    rows: pa.RecordBatch, columns: tuple[str, ...], known: Collection[str]
+) -> tuple[np.ndarray, list[str]]:
+    """(segment of each row, names by code); the code behind them = a value without one, -1 = a null in one of the columns."""
     codes, values = np.zeros(rows.num_rows, np.int64), [()]
     for column in columns:
         encoded = rows.column(column).dictionary_encode()
@@ -223,9 +233,8 @@ def _segment_codes(rows: pa.RecordBatch, columns: tuple[str, ...], known: set[st
         ]
         codes = codes - (len(present) > 0 and present[0] < 0)
         values = values[1:] if len(present) and present[0] < 0 else values
-    pool = pooled_name(columns)
-    own_names = [segment_name(columns, v) for v in values]
-    counted_in = [name if name in known else pool if pool in known else None for name in own_names]
-    names = sorted({name for name in counted_in if name is not None})
-    of = np.array([*(-1 if name is None else names.index(name) for name in counted_in), -1], np.int64)
+    own = [segment_name(columns, v) for v in values]
+    names = sorted(name for name in own if name in known)
+    place = {name: code for code, name in enumerate(names)}
+    of = np.array([*(place.get(name, len(names)) for name in own), -1], np.int64)
     return of[codes], names

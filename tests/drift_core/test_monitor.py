@@ -103,7 +103,9 @@ def test_segments_are_the_rows_that_hold_their_values_and_a_null_is_in_none():
     frame = pl.from_arrow(table.slice(0, 3_000))
     wanted = {f"region={r}": frame.filter(pl.col("region") == r) for r in ("north", "south")}
     wanted |= {f"{name},store={s}": part.filter(pl.col("store") == s) for name, part in wanted.items() for s in (1, 2)}
-    assert {s for _, s in found.features} == {"*", *wanted}
+    pool = "region=*,store=*"  # of 1,500 rows each they are too few to page alone
+    assert {s for _, s in found.features} == {"*", pool, *wanted}
+    assert found["price", pool].statistics.n == frame["region"].is_not_null().sum()
     for segment, part in wanted.items():
         assert found["price", segment].statistics.n == part.height
         known = pl.from_arrow(table).filter(pl.col("region") == segment.split("=")[1].split(",")[0])
@@ -116,8 +118,25 @@ def test_hundreds_of_segments_have_references_and_share_the_budget():
     rng, names = np.random.default_rng(22), [f"s{i:03}" for i in range(600)]
     store = np.repeat(names, np.arange(1_000, 400, -1))
     monitor = Monitor({"price": rng.normal(size=len(store)), "store": store}, features=["price"], segments=["store"])
-    own = {segment for _, segment in monitor.references} - {"*"}
+    own = {segment for _, segment in monitor.references} - {"*", "store=*"}
     assert len(own) == SEGMENTS_A_GROUPING >= 300 and own == {f"store={n}" for n in names[:SEGMENTS_A_GROUPING]}
+    assert monitor.references["price", "store=*"].source_rows == len(store)  # none of them could page alone
+
+
+def test_values_too_rare_to_page_alone_page_together():
+    #  region   a 12,000   b 3,000   c, d, e 1,500 each   f 100      in the window g, too
+    rng, sizes = np.random.default_rng(23), {"a": 12_000, "b": 3_000, "c": 1_500, "d": 1_500, "e": 1_500, "f": 100}
+    region = np.repeat(list(sizes), list(sizes.values()))
+    monitor = Monitor({"x": rng.normal(size=len(region)), "region": region}, features=["x"], segments=["region"])
+    assert monitor.references["x", "region=*"].source_rows == 4_600 and "region=f" not in monitor.references
+    window = np.concatenate([rng.permutation(region)[:6_000], ["g"] * 50])
+    rare = ~np.isin(window, ["a", "b"])
+    moved = {"x": rng.normal(size=len(window)) + 1.0 * rare, "region": window}
+    result = monitor.update(moved)
+    assert result["x", "region=*"].statistics.n == rare.sum() > 1_000
+    assert ("x", "region=*") in result.new and set(result.new) <= {("x", "region=*"), ("x", "*")}
+    assert [result["x", f"region={r}"].state for r in "cde"] == ["reference_too_small"] * 3
+    assert result["x", "region=c"].statistics.n == (window == "c").sum()
 
 
 def test_a_segment_has_detectors_of_its_own():
@@ -292,7 +311,12 @@ def test_a_segment_is_the_same_whatever_type_its_number_has(was, now):
     options = {"features": ["x"], "segments": ["g"]}
     for result in (Monitor(known, **options).update(rows), compare(known, rows, **options)):
         sizes = {f.segment: f.statistics.n for f in result}
-        assert len(sizes) == 3 and sizes.pop("*") == 500 == sum(sizes.values()) and all(sizes.values())
+        assert (
+            sizes.pop("g=*") == 500
+            and len(sizes) == 3
+            and sizes.pop("*") == 500 == sum(sizes.values())
+            and all(sizes.values())
+        )
 
 
 def test_a_null_makes_no_segment_and_loses_none():
@@ -302,7 +326,7 @@ def test_a_null_makes_no_segment_and_loses_none():
         found = compare(
             {"x": np.arange(2_000), "g": was}, {"x": np.arange(2_000), "g": now}, segments=["g"], features=["x"]
         )
-        assert [f.statistics.n for f in found if f.segment != "*"] == [1_000 if now is group else 750] * 2
+        assert [f.statistics.n for f in found if "*" not in f.segment] == [1_000 if now is group else 750] * 2
 
 
 @pytest.mark.parametrize(

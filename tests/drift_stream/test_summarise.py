@@ -100,6 +100,18 @@ def test_values_without_a_segment_of_their_own_count_in_the_pool_of_their_groupi
     assert found == {"*": 4, "region=*": 2, "region=north": 1}
 
 
+def test_a_value_that_is_charted_only_counts_in_the_pool_too():
+    found = with_pool(1, DAY0)
+    few = reference_set(1, DAY0, rows=2_000).load()  # `north` has half of them
+    members = {key: few[key] if key[1] == "region=north" else r for key, r in found.load().items()}
+    rows = [(DAY0 + pane * 5 * MINUTE, 20.0, r) for pane in (0, 1) for r in ("north", "south", "north", "moon", None)]
+    timeline = Timeline((replace(found, load=lambda: members),))
+    [partial] = partials_of([block(0, 0, rows, None)], timeline)  # type: ignore[list-item]
+    for pane in partial.panes:
+        counts = {c.segment: Counts.from_bytes(c.on_time).rows for c in pane.counts if c.feature == "price"}
+        assert counts == {"*": 5, "region=*": 4, "region=north": 2}
+
+
 def test_a_segment_is_what_the_reference_of_its_pane_says():
     rows = [(DAY0, 20.0, "south"), (DAY0 + 5 * MINUTE, 20.0, "south")]
     [partial] = partials_of([block(0, 0, rows, None)], Timeline((SET, with_pool(2, DAY0 + 5 * MINUTE))))
@@ -155,7 +167,7 @@ def test_any_cut_into_blocks_gives_the_same_counts(seed, cuts):
 def test_a_block_with_many_rows_is_cut_by_rows_without_a_gap(monkeypatch):
     rows = draw(np.random.default_rng(2), [DAY0 + i * 1000 for i in range(100)])
     whole = partials_of([block(0, 10, rows, None)], TIMELINE)
-    monkeypatch.setattr(summarise, "COUNTED_VALUES", 120)  # 2 features x 2 groupings: 30 rows a partial
+    monkeypatch.setattr(summarise, "COUNTED_VALUES", 180)  # 2 features x (whole, segment, pool): 30 rows a partial
     pieces = partials_of([block(0, 10, rows, None)], TIMELINE)
     assert [(p.start, p.end, p.last) for p in pieces] == [
         (10, 40, False),
