@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+import msgspec
 import pyarrow as pa
 
 from pipeline.contract import REJECT
@@ -86,13 +87,13 @@ def from_headers(pairs: Iterable[tuple[str, bytes]]) -> BlockHeader:
             int(text("source-partition")),
             int(text("start")),
             int(text("end")),
-            json.loads(text("counts")),
+            msgspec.json.decode(text("counts"), type=dict[str, int]),
             time("min-event-time"),
             time("max-event-time"),
             time("watermark"),
             text("contract"),
         )
-    except ValueError as error:
+    except (ValueError, msgspec.DecodeError) as error:
         raise BadBlock(f"block headers {sorted(found)}: {error}") from error
 
 

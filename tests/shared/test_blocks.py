@@ -2,7 +2,7 @@ import contextlib
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.blocks import BadBlock, BlockHeader, cut, decode, encode, from_headers, to_headers
@@ -38,6 +38,21 @@ def test_a_header_comes_back_from_its_pairs(header):
 def test_any_header_pairs_are_a_header_or_a_bad_block(pairs):
     with contextlib.suppress(BadBlock):
         from_headers(pairs)
+
+
+@given(
+    headers,
+    st.sampled_from(range(9)),
+    st.text(max_size=9) | st.from_regex(r"[0-9]{1,3}|\[\]|null|\{.*\}", fullmatch=True),
+)
+@example(BlockHeader("t", 0, 0, 1, {}, None, None, None, "c"), 4, "0")
+@example(BlockHeader("t", 0, 0, 1, {}, None, None, None, "c"), 4, '{"valid":"1"}')
+def test_a_header_with_one_bad_pair_is_refused_or_comes_back(header, place, said):
+    pairs = to_headers(header)
+    pairs[place] = (pairs[place][0], said.encode())
+    with contextlib.suppress(BadBlock):
+        found = from_headers(pairs)
+        assert from_headers(to_headers(found)) == found
 
 
 @given(st.binary(max_size=200))
