@@ -366,6 +366,9 @@ class Validator:
         except GivenUp as error:
             self._reread(error, 0)
         self._assigned, self._places, self._unplaced = [], {}, True
+        for stopped in self._stops:  # whoever gets it says so; two who say it would need two who take it back
+            self._show_breaker(stopped, False)
+        self._stops = {}
 
     def _place(self) -> None:
         """Set every assigned partition to what is committed for it."""
@@ -385,9 +388,7 @@ class Validator:
         self._consumer.assign([TopicPartition(self._topic, p, place.next) for p, place in self._places.items()])
         self._unplaced = False
         for p in found:
-            self._meter.set(
-                "driftline_reject_breaker_open", int(p in self._stops), dataset=self._contract.id, partition=str(p)
-            )
+            self._show_breaker(p, p in self._stops)
         log(
             "placed",
             partitions=",".join(f"{p}@{place.next}" for p, place in self._places.items()),
@@ -400,7 +401,7 @@ class Validator:
         del self._places[partition]
         self._bad.pop(partition, None)
         self._stops[partition] = stop
-        self._meter.set("driftline_reject_breaker_open", 1, dataset=self._contract.id, partition=str(partition))
+        self._show_breaker(partition, True)
         log(
             "reject_breaker_opened",
             "error",
@@ -409,6 +410,11 @@ class Validator:
             cause=stop.cause,
             rejected=stop.rejected,
             of=stop.of,
+        )
+
+    def _show_breaker(self, partition: int, open_: bool) -> None:
+        self._meter.set(
+            "driftline_reject_breaker_open", int(open_), dataset=self._contract.id, partition=str(partition)
         )
 
     def _let_go_on(self) -> bool:

@@ -164,6 +164,30 @@ def test_a_wrong_feed_stops_its_partition_until_somebody_says_go_on(dataset, dri
     assert "partition 1 of" in driftline("breaker", "resume", "--partition", "1", code=1)
 
 
+def test_only_the_owner_of_a_stopped_partition_says_that_it_is_stopped(dataset, driftline, unused_port):
+    keys = [next(k for k in (b"%d" % i for i in range(99)) if zlib.crc32(k) % 2 == p) for p in (0, 1)]
+    dataset.fill([(key, b"{") for key in keys for _ in range(1_500)])
+    assert dataset.validate("--exit-at-end").wait() == 1
+
+    def open_() -> list[str]:
+        lines = [line for line in page(unused_port, "/metrics").splitlines() if "reject_breaker_open{" in line]
+        return [line.split('partition="')[1][0] for line in lines if line.endswith(" 1.0")]
+
+    environment = {**dataset.environment, "DRIFTLINE_METRICS_PORT": str(unused_port)}
+    with history.Child(environment, dataset.contract, dataset.folder / "first.log", "--instance", "0") as first:
+        wait_until(lambda: "placed" in first.text(), 30, "the first validator to have both")
+        wait_until(lambda: open_() == ["0", "1"], 10, "both to be told as stopped")
+        with dataset.validate("--instance", "1", name="second") as second:
+            wait_until(lambda: "placed" in second.text(), 60, "the second validator to have one")
+            wait_until(lambda: len(open_()) == 1, 30, "the first one to tell of its own only")
+            for p in "01":
+                driftline("breaker", "resume", "--partition", p)
+            wait_until(lambda: dataset.committed() == 3_000, 30, "both partitions to be worked off")
+            wait_until(lambda: open_() == [], 10, "nobody to tell of a stop")
+            assert second.stop() == 0
+        assert first.stop() == 0
+
+
 def test_dead_letters_are_listed_counted_and_shown(dataset, driftline):
     dataset.fill([(b"a", b"{"), (b"a", record(quantity=-3)), (b"a", record(quantity=-4)), (b"a", record())])
     dataset.to_end()
