@@ -27,7 +27,7 @@ def promote(
     actor: str,
     reason: str,
     force: bool = False,
-    request: str | None = None,
+    request: str,
     since: int | None = None,
 ) -> Entry:
     """The version becomes champion, or CheckFailed says what the gate says. The reference stays as it is.
@@ -74,7 +74,7 @@ def promote(
         actor=actor,
         reason=f"{reason}; {said}",
         policy=judged.decision.policy,
-        metrics={**_kept(judged), "request": request or "by hand", **({"force": True} if force else {})},
+        metrics={**_kept(judged), "request": request, **({"force": True} if force else {})},
         data=data.identity.json(),
         artifact=artifact,
     )

@@ -16,9 +16,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from batch import ledger, ledger_topic, promotion
-from batch.ledger import Entry, Ledger
-from batch.promotion import now
+from batch import ledger, ledger_topic, policy, promotion
+from batch.ledger import Draft, Entry, Ledger, LedgerBroken
+from batch.promotion import Refused, now
 from batch.train import model_name
 from pipeline import contract_file, topics
 from pipeline.contract import Contract
@@ -33,6 +33,7 @@ WAIT_S = {"promote": 60.0, "rollback": 60.0, "retrain": 300.0}  # a training tak
 UNAWAITED_S = 3600.0  # a request that nobody waits for is followed within the hour, or not at all
 POLL_S = 0.3
 COPY_S = 5.0
+BY_HAND = "by hand"  # of no controller
 
 
 class Models:
@@ -115,16 +116,23 @@ class Models:
 
 
 def _directly(args: argparse.Namespace, settings: Settings, contract: Contract, model: str) -> dict[str, object]:
-    if args.what == "rollback":
-        entry = promotion.rollback(
-            settings, contract, model, args.version, actor=settings.actor, reason=args.reason, at=now()
-        )
-    else:
-        from batch.hand import promote  # imports scikit-learn
+    who = {"actor": settings.actor, "reason": args.reason}
+    try:
+        if args.what == "rollback":
+            asked = {"request": BY_HAND}
+            entry = promotion.rollback(settings, contract, model, args.version, **who, at=now(), metrics=asked)
+        else:
+            from batch.hand import promote  # imports scikit-learn
 
-        entry = promote(
-            settings, contract, model, args.version, actor=settings.actor, reason=args.reason, force=args.force
-        )
+            entry = promote(settings, contract, model, args.version, **who, force=args.force, request=BY_HAND)
+    except (Refused, LedgerBroken):
+        raise  # the ledger has it, or nothing more may be written to it
+    except CheckFailed as refused:
+        said = f"{args.what} {args.version or ''}".strip() + f": {refused}"
+        metrics = {"request": BY_HAND, "asked": args.reason}
+        draft = Draft(now(), model, "refuse", args.version, None, settings.actor, said, policy.version(), metrics)
+        promotion.note(settings, draft)
+        raise
     try:
         promotion.settle(settings, contract, model)
     except Unreachable as error:  # the ledger holds the decision; the controller brings the rest after it

@@ -40,7 +40,8 @@ ALERT_S, DECIDED_S, RESOLVED_S = 180.0, 420.0, 180.0
 LABELS_S = 3 * 3600 * 6  # event time until the labels of a few hours are there: three delays of 6 h
 FADES_S = 3600 * (24 + 6)  # event time that the model's features remember, and the labels' delay: the old world fades
 CLOSED = (*FINAL, "expire")
-Loss = dict[str, dict[int, float]]  # by version and event hour
+Hours = dict[int, pictures.Hour]
+Loss = dict[str, Hours]  # by version and event hour
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +270,8 @@ def losses(story: Story) -> Loss:
 
 
 def recovery(played: Played, loss: Loss) -> tuple[dict[str, object], Stamp | None]:
-    """Mean hourly loss before, between onset and decision, and after it; when the new champion first did better than the old."""
+    """Mean hourly loss before, between onset and decision, and after it, and what the scores after it promise; when the
+    new champion first did better than the old."""
     entry, end = played.decision, (played.ended or played.onset).event
     former = str(entry.get("former") or entry.get("version") or "") if entry else ""
     kept = played.champion is None
@@ -280,20 +282,21 @@ def recovery(played: Played, loss: Loss) -> tuple[dict[str, object], Stamp | Non
     during = _between(every if kept else loss.get(former, {}), played.onset.event, end if kept else turn)
     after = {} if kept else _between(loss.get(new, {}), turn, end)
     found = {"before": _mean(before), "during": _mean(during), "after": _mean(after)}
-    better = next((h for h, v in sorted(after.items()) if during and v < statistics.fmean(during.values())), None)
+    found["promised"] = round(statistics.fmean(v.promised for v in after.values()), 4) if after else None
+    better = next((h for h, v in sorted(after.items()) if during and v.loss < float(str(found["during"]))), None)
     if better is None:
         return found, None
     event = better + EVENT_HOUR_MS
     return found, Stamp(event, played.onset.wall + round((event - played.onset.event) / played.speed))
 
 
-def _between(hours: dict[int, float], start: int, end: int) -> dict[int, float]:
+def _between(hours: Hours, start: int, end: int) -> Hours:
     """Whole hours of it."""
     return {h: v for h, v in hours.items() if start <= h and h + EVENT_HOUR_MS <= end}
 
 
-def _mean(hours: dict[int, float]) -> float | None:
-    return round(statistics.fmean(hours.values()), 4) if hours else None
+def _mean(hours: Hours) -> float | None:
+    return round(statistics.fmean(v.loss for v in hours.values()), 4) if hours else None
 
 
 def _at(played: Played, wall_ms: int) -> Stamp:

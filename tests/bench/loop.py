@@ -22,6 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from stream_processors.live.loss_watch import MATERIAL
 from tests.bench import _gate, _loop_rollback
 from tests.bench import _loop_story as world
 from tests.bench._loop_story import CASES, HARMFUL, Played, Stamp
@@ -123,6 +124,10 @@ def told_of(played: Played, loss: world.Loss) -> Found:
         bars.append(bar(f"{name}: a better champion", int(played.champion is not None), "==", 1))
         ratio = mean["after"] / mean["during"] if mean["after"] and mean["during"] else float("nan")  # type: ignore[operator]
         bars.append(bar(f"{name}: loss after the promotion against before it", round(ratio, 4), "<", 1.0))
+        kept = mean["after"] / mean["promised"] if mean["after"] and mean["promised"] else float("nan")  # type: ignore[operator]
+        bars.append(
+            bar(f"{name}: loss after the promotion against what its scores promise", round(kept, 4), "<=", 1 + MATERIAL)
+        )
         bars.append(bar(f"{name}: trainings while the old world faded", played.retrained, "<=", MOST_FADING))
     else:
         bars.append(bar(f"{name}: needless promotions", played.promotions, "==", 0))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 
@@ -78,8 +79,15 @@ def over_time(path: Path, windows: dict[str, Sequence[Json]], marks: Sequence[tu
     return path
 
 
-def losses(settings: Settings, contract: Contract) -> dict[str, dict[int, float]]:
-    """Mean log loss of the labelled stream predictions by model version and event hour (ms), first prediction of each row."""
+class Hour(NamedTuple):
+    """Mean log loss of an hour's labelled predictions, and the mean entropy of their scores: the loss that they promise."""
+
+    loss: float
+    promised: float
+
+
+def losses(settings: Settings, contract: Contract) -> dict[str, dict[int, Hour]]:
+    """Of the labelled stream predictions by model version and event hour (ms), first prediction of each row."""
     assert isinstance(contract.label, OutcomeLabel)
     key, name = contract.label.key, contract.label.name
     truth = {o[key]: bool(o[name]) for o in _values(settings, topics.outcomes(contract.id))}
@@ -95,19 +103,23 @@ def losses(settings: Settings, contract: Contract) -> dict[str, dict[int, float]
         seen.add(place)
         score = min(max(float(p["score"]), 1e-9), 1 - 1e-9)  # type: ignore[arg-type]
         hour = to_ms(str(p[contract.time.field])) // 3_600_000 * 3_600_000
-        loss = -math.log(score if truth[p[key]] else 1 - score)
-        cell = sums.setdefault(str(p["version"]), {}).setdefault(hour, [0.0, 0.0])
-        cell[0] += loss
-        cell[1] += 1
-    return {v: {h: s / n for h, (s, n) in sorted(hours.items()) if n >= 100} for v, hours in sorted(sums.items())}
+        costs = -math.log(1 - score), -math.log(score)  # of the answers "no" and "yes" to it
+        cell = sums.setdefault(str(p["version"]), {}).setdefault(hour, [0.0, 0.0, 0.0])
+        cell[0] += costs[truth[p[key]]]
+        cell[1] += (1 - score) * costs[0] + score * costs[1]
+        cell[2] += 1
+    return {
+        v: {h: Hour(s / n, e / n) for h, (s, e, n) in sorted(hours.items()) if n >= 100}
+        for v, hours in sorted(sums.items())
+    }
 
 
-def loss_by_version(path: Path, by_version: dict[str, dict[int, float]], marks: Sequence[tuple[str, str]]) -> Path:
+def loss_by_version(path: Path, by_version: dict[str, dict[int, Hour]], marks: Sequence[tuple[str, str]]) -> Path:
     figure, axes = plt.subplots(figsize=(9, 3.8))
     for version, hours in by_version.items():
         axes.plot(
             [mdates.num2date(h / 86_400_000) for h in hours],
-            list(hours.values()),
+            [hour.loss for hour in hours.values()],
             marker=".",
             label=f"version {version}",
         )

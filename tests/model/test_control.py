@@ -17,7 +17,7 @@ import pytest
 
 from batch import ledger, ledger_topic, model, promotion, reference, registry, training_child
 from batch.controller import Controller
-from batch.decisions import Policy, Retrain, Wait
+from batch.decisions import Policy, Request, Retrain, Wait
 from batch.heard import Heard
 from batch.ledger import ChampionMoved, Draft, Entry, Ledger
 from batch.promotion import now
@@ -136,6 +136,7 @@ def test_first_model_then_accepted_then_promoted_and_a_restart_repeats_nothing(
         _check_rollback(ready)
         _check_lineage(ready)
         _check_reference_of_a_run(ready, capsys)
+        _check_triggers(ready)
     finally:
         stopped.set()
 
@@ -172,6 +173,33 @@ def _check_rollback(settings: Settings) -> None:
     assert (
         wait_until(lambda: score_models(settings).get(int(back.draft.reference_version or 0)), 20, "its scores") == "1"
     )
+
+
+def _check_triggers(settings: Settings) -> None:
+    """A person asks, then rows come: each costs one training, judged beside the champion, and no second one."""
+    asked = Request("control.requests[0]@7", "retrain", None, "ada", "new season")
+    rows = Controller(settings, CONTRACT, replace(POLICY, every_rows=5_000), PrometheusMeter())
+    book, by_rows = Ledger(ledger.path_of(settings)), lambda: rows.turn([], [])
+
+    def said() -> tuple[Draft, Draft]:
+        trained, decided = (e.draft for e in book.entries(MODEL)[-2:])
+        assert (trained.action, decided.version) == ("train", trained.version) and decided.action in (
+            "promote",
+            "refuse",
+        )
+        assert decided.data["digest"] == trained.data["digest"] and decided.metrics["champion"] == trained.former
+        return trained, decided
+
+    assert isinstance(controller(settings).turn([], [asked]), Retrain)
+    trained, decided = said()
+    assert trained.reason == "asked by ada: new season"
+    assert (decided.actor, decided.metrics["request"]) == ("ada", asked.id)
+    assert isinstance(controller(settings).turn([], [asked]), Wait) and isinstance(by_rows(), Wait)
+    day(settings, 3, "price-shift,harmless-shift")
+    assert isinstance(by_rows(), Retrain)
+    trained, decided = said()
+    assert (trained.reason, decided.actor) == ("5000 new labelled rows", "control")
+    assert isinstance(by_rows(), Wait)
 
 
 def _check_lineage(settings: Settings) -> None:

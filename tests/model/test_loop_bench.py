@@ -9,8 +9,9 @@ import pytest
 
 from tests.bench import _loop_story, loop
 from tests.bench._loop_rollback import Staged, told_of
-from tests.bench._loop_story import EVENT_HOUR_MS, Played, Stamp
+from tests.bench._loop_story import EVENT_HOUR_MS, Loss, Played, Stamp
 from tests.demo.demo import SPEED
+from tests.demo.pictures import Hour
 from tests.demo.watch import Json
 
 START = 1_767_225_600_000  # 2026-01-01, the event time of an onset
@@ -37,13 +38,13 @@ PROMOTED = Played(
 )
 
 
-def losses(old: float, new: float) -> dict[str, dict[int, float]]:
-    """By version and hour: 0.4 before the onset, then as said."""
-    served = {START + h * EVENT_HOUR_MS: 0.4 if h < 0 else old for h in range(-20, 13)}
-    return {"1": served, "2": {START + h * EVENT_HOUR_MS: new for h in range(12, 20)}}
+def losses(old: float, new: float, promised: float = 0.5) -> Loss:
+    """By version and hour: 0.4 before the onset, then as said; `promised` by the new one's scores."""
+    served = {START + h * EVENT_HOUR_MS: Hour(0.4 if h < 0 else old, 0.4) for h in range(-20, 13)}
+    return {"1": served, "2": {START + h * EVENT_HOUR_MS: Hour(new, promised) for h in range(12, 20)}}
 
 
-def missed(played: Played, loss: dict[str, dict[int, float]]) -> list[str]:
+def missed(played: Played, loss: Loss) -> list[str]:
     return [str(b["name"]) for b in loop.told_of(played, loss)[0] if not b["pass"]]
 
 
@@ -53,8 +54,8 @@ def test_what_was_changed_stays_changed_but_a_fault_in_the_records_ends() -> Non
 
 def test_a_run_as_it_should_be_misses_no_bar_and_tells_its_moments_in_both_times() -> None:
     bars, figures = loop.told_of(PROMOTED, losses(0.6, 0.5))
-    assert [b["pass"] for b in bars] == [True] * 5
-    assert figures["loss"] == {"before": 0.4, "during": 0.6, "after": 0.5}
+    assert [b["pass"] for b in bars] == [True] * 6
+    assert figures["loss"] == {"before": 0.4, "during": 0.6, "after": 0.5, "promised": 0.5}
     assert figures["champion"] == {
         "event_time": "2026-01-01T12:30:00.000Z",
         "event_minutes": 750.0,
@@ -69,13 +70,20 @@ def test_a_run_as_it_should_be_misses_no_bar_and_tells_its_moments_in_both_times
         (replace(PROMOTED, cases=["harmless shift"]), losses(0.6, 0.5), "price-shift: named harmful shift"),
         (replace(PROMOTED, cases=[]), losses(0.6, 0.5), "price-shift: named harmful shift"),
         (replace(PROMOTED, failed="waited"), losses(0.6, 0.5), "price-shift: decided and quiet again"),
-        (PROMOTED, losses(0.6, 0.61), "price-shift: loss after the promotion against before it"),
-        (PROMOTED, {}, "price-shift: loss after the promotion against before it"),
+        (PROMOTED, losses(0.6, 0.61, 0.6), "price-shift: loss after the promotion against before it"),
+        (PROMOTED, losses(0.6, 0.56), "price-shift: loss after the promotion against what its scores promise"),
         (replace(PROMOTED, retrained=2), losses(0.6, 0.5), "price-shift: trainings while the old world faded"),
     ],
 )
-def test_a_bar_misses_what_it_is_there_for(played: Played, loss: dict[str, dict[int, float]], expected: str) -> None:
+def test_a_bar_misses_what_it_is_there_for(played: Played, loss: Loss, expected: str) -> None:
     assert missed(played, loss) == [expected]
+
+
+def test_without_an_answer_of_the_new_champion_nothing_has_recovered() -> None:
+    assert [name.split(": ")[1] for name in missed(PROMOTED, {})] == [
+        "loss after the promotion against before it",
+        "loss after the promotion against what its scores promise",
+    ]
 
 
 def test_a_harmful_shift_without_a_new_champion_misses() -> None:

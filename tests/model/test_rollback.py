@@ -87,6 +87,16 @@ def test_a_bad_champion_goes_by_itself_and_a_good_one_stays(
         models(ready, "promote", "2", "--direct", "--reason", "looks fine to me")
     refused = last(ready)
     assert (refused.draft.action, refused.draft.version, refused.draft.former) == ("refuse", "2", "1")
+    for argv, why in ((("promote", "9"), "no trained version 9"), (("rollback", "9"), "expected a former champion")):
+        with pytest.raises(CheckFailed, match=why):
+            models(ready, *argv, "--direct", "--reason", "a slip")
+        slip = last(ready).draft
+        assert (slip.action, slip.version, slip.actor, slip.former) == (
+            "refuse",
+            "9",
+            "test",
+            "1",
+        ) and why in slip.reason
     assert refused.draft.metrics["denied"] and refused.draft.data["digest"]
     seen = compare.asked_of(ready, CONTRACT, "1")
     assert seen is not None and (seen.rows.height, seen.lost, seen.waiting, seen.unsent) == (6_000, 0, 30, 10)
