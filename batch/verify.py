@@ -171,6 +171,9 @@ def _text(report: dict[str, object]) -> str:
             **report
         ),
     ]
+    if report["unmarked"]:
+        said = "records say that they are replays, and no marker does: counted as new ones"
+        lines.append(f"{report['unmarked']} {said}")
     if report["first"]:
         lines.append(f"first counter-example: {report['first']}")
     of_what = "" if report["drained"] else " (of what was consumed)"

@@ -254,6 +254,7 @@ def test_who_claims_to_be_a_replay_is_a_first_failure(dataset, driftline):
     assert [(letter.attempt, letter.replay_of, letter.first_rule) for letter in found] == [(1, None, "range")] * 2
     report = verify(dataset.settings, contract_file.load(str(dataset.contract)))
     assert report["ok"], report["first"]
+    assert "2 records say that they are replays, and no marker does" in driftline("verify")[1]
 
 
 def test_the_newest_are_those_that_failed_last(dataset, driftline, run_verb):
