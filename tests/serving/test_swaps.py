@@ -123,6 +123,21 @@ def test_a_model_whose_files_are_not_right_never_serves_and_an_alert_fires(serve
     wait_until(lambda: set(served.metric(refused)) == {0.0}, 20, "the alert to end with the next good model")
 
 
+def test_the_way_back_needs_no_files_for_the_old_model_is_kept_warm(served: Served) -> None:
+    for version in "12":
+        served.promote(version)
+        served.await_version(version)
+    there = served.settings.home / served.artifacts["1"]["uri"]
+    aside = there.with_name("aside")
+    there.rename(aside)
+    try:
+        served.promote("1", action="rollback")
+        served.await_version("1")
+        assert all(served.version() == "1" for _ in range(20))
+    finally:
+        aside.rename(there)
+
+
 def test_a_killed_worker_comes_back_on_the_champion_and_leaves_no_gauge_behind(served: Served) -> None:
     served.promote("1")
     served.await_version("1")
