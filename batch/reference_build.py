@@ -17,10 +17,8 @@ from pipeline.blocks import VALID
 from pipeline.contract import RAW_OFFSET, RAW_PARTITION, REJECT, REJECTS, Contract
 from pipeline.errors import CheckFailed, UsageError
 from pipeline.record import CODES
-from stream_processors.detectors.budget import SMALLEST_SEGMENT
+from stream_processors.detectors.budget import SEGMENT_ROWS, SEGMENTS_A_GROUPING, SMALLEST_SEGMENT
 from stream_processors.judging.panes import (
-    SEGMENT_ROWS,
-    SEGMENTS_A_GROUPING,
     WHOLE,
     Clock,
     Key,

@@ -31,7 +31,9 @@ Key = tuple[str, str]
 
 BANK_SHARE = 0.8  # of the page budget; the rest is the scan's. Each costs its logarithm only.
 SMALLEST_REFERENCE = 10_000  # rows with a value
-SMALLEST_SEGMENT = 2_000
+SMALLEST_SEGMENT = 2_000  # values of a grouping with fewer page together, as its pool
+SEGMENT_ROWS = 200  # from which they are charted by themselves
+SEGMENTS_A_GROUPING = 500  # values of a grouping with references of their own: 0.1 MB each and feature in the judge
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from math import ceil, inf, log, prod, sqrt
 
 from pipeline.contract import REJECT, Contract, MonitoredFeature
-from stream_processors.detectors.budget import Thresholds, limits, smallest
+from stream_processors.detectors.budget import SEGMENTS_A_GROUPING, Thresholds, limits, smallest
 from stream_processors.detectors.engine import REFERENCE_ERROR, REFERENCE_LEVEL, confseq_value
 from stream_processors.reference.cells import SEGMENT_CELLS, WHOLE
 
 MOST_ROWS = 10**7
-MOST_SEGMENTS = 51  # of a grouping whose values the contract does not list: the 50 largest and the rest
+MOST_SEGMENTS = (
+    SEGMENTS_A_GROUPING + 1
+)  # of a grouping whose values the contract does not list: the largest and the pool
 
 
 @dataclass(frozen=True, slots=True)

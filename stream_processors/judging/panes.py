@@ -16,8 +16,6 @@ from pipeline.times import ms
 WHOLE = "*"  # the segment that holds every row
 POOLED = "*"  # as a value of a grouping: all values that are too rare to page by themselves; a literal one is %2A
 Key = tuple[str, str]  # (feature, segment)
-SEGMENTS_A_GROUPING = 500  # values of a grouping with references of their own: 0.1 MB each and feature in the judge
-SEGMENT_ROWS = 200  # below it a segment says nothing at all; from 2,000 on (`budget.SMALLEST_SEGMENT`) it may page
 
 
 @dataclass(frozen=True, slots=True)

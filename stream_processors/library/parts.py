@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.contract import DriftPlan
-from stream_processors.detectors.budget import SMALLEST_SEGMENT, in_pool
-from stream_processors.judging.panes import SEGMENT_ROWS, SEGMENTS_A_GROUPING, WHOLE, Key, pooled_name, segment_name
+from stream_processors.detectors.budget import SEGMENT_ROWS, SEGMENTS_A_GROUPING, SMALLEST_SEGMENT, in_pool
+from stream_processors.judging.panes import WHOLE, Key, pooled_name, segment_name
 from stream_processors.reference import cells
 from stream_processors.reference.cells import FeatureReference
 

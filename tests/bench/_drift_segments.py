@@ -14,11 +14,12 @@ import pyarrow as pa
 from batch.reference_build import build
 from pipeline.blocks import VALID, Block, BlockHeader
 from pipeline.contract import RAW_OFFSET, Contract, DriftPlan, Field, MonitoredFeature, TimePlan
+from stream_processors.detectors.budget import SEGMENTS_A_GROUPING
 from stream_processors.detectors.detector import Detectors
 from stream_processors.judging.alert import Alert
 from stream_processors.judging.episodes import Episode, follow, scene_of
 from stream_processors.judging.judge import Judge
-from stream_processors.judging.panes import SEGMENTS_A_GROUPING, WHOLE, Key, clock_of
+from stream_processors.judging.panes import WHOLE, Key, clock_of
 from stream_processors.judging.partial import to_bytes
 from stream_processors.judging.saved import to_messages
 from stream_processors.judging.summarise import summarise

@@ -15,8 +15,8 @@ from scipy import stats
 
 from pipeline.contract import Tolerance
 from stream_processors import monitor as module
+from stream_processors.detectors.budget import SEGMENTS_A_GROUPING
 from stream_processors.detectors.detector import Evidence
-from stream_processors.judging.panes import SEGMENTS_A_GROUPING
 from stream_processors.library.result import loudest
 from stream_processors.monitor import Monitor, budget, compare
 from stream_processors.reference.cells import from_arrow, to_arrow

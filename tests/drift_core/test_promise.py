@@ -8,12 +8,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline import contract_file
 from pipeline.contract import Tolerance
 from stream_processors.detectors import budget
 from stream_processors.detectors.promise import plan_lines, promises
+from stream_processors.library.parts import references_of
 from stream_processors.reference import cells
 from tests.drift_core.samples import NUMBER, detectors_of, floats, numeric
 
@@ -38,6 +40,17 @@ def test_every_detector_that_a_full_reference_has_is_promised_with_its_threshold
     for p in made:
         own = found.of((p.feature, "*" if p.family == "*" else "region=north"))
         assert (p.bank, p.scan, p.material) == pytest.approx((own.bank, own.scan, own.material))
+
+
+def test_of_values_that_are_not_listed_as_many_are_promised_as_a_reference_may_have():
+    drift = replace(SALES.drift, features=(NUMBER,), segments=(("product_id",),), scores=(), rejects=False)
+    made = {p.family: p for p in promises(replace(SALES, drift=drift))}
+    store = np.repeat(
+        [f"s{i}" for i in range(502)], 2_000
+    )  # one more than a grouping may have of its own: the pool is of two
+    plan = replace(SALES.drift, features=(NUMBER,), segments=(("store",),))
+    known = references_of(plan, pa.table({NUMBER.name: np.arange(len(store), dtype=float), "store": store}))
+    assert (made["product_id"].detectors, made["product_id"].listed) == (len(known) - 1, False) == (501, False)
 
 
 @pytest.mark.parametrize(
