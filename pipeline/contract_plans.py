@@ -221,6 +221,9 @@ def _tolerance(at: At, kind: str) -> Tolerance:
     return Tolerance(cast(Literal["distance", "wasserstein", "share"], name), value)
 
 
+SEGMENT_TYPES = ("string", "integer", "boolean")  # what rows can be grouped by
+
+
 def _segments(at: At, known: dict[str, Field], key: str | None) -> tuple[tuple[str, ...], ...]:
     """Groupings that differ, whatever the order of their columns."""
     found: dict[frozenset[str], tuple[str, ...]] = {}
@@ -239,8 +242,8 @@ def _segment(at: At, known: dict[str, Field], key: str | None) -> tuple[str, ...
         return columns
     if not columns:
         at.wrong("a list of one field or more")
-    elif any(known[c].type != "string" for c in columns):
-        at.wrong("fields of type string")
+    elif any(known[c].type not in SEGMENT_TYPES for c in columns):
+        at.wrong(f"fields of type {', '.join(SEGMENT_TYPES)}")
     elif len(set(columns)) < len(columns):
         at.wrong("each field once")
     elif key in columns:

@@ -67,10 +67,11 @@ def clock_of(contract: Contract) -> Clock:
 def segment_name(columns: tuple[str, ...], values: tuple[object, ...]) -> str:
     """`column=value[,column=value]`, percent-encoded.
 
-    >>> segment_name(("region", "channel"), ("north, east", "web"))
-    'region=north%2C%20east,channel=web'
+    >>> segment_name(("region", "channel"), ("north, east", "web")), segment_name(("store", "vip"), (7, True))
+    ('region=north%2C%20east,channel=web', 'store=7,vip=true')
     """
-    return ",".join(f"{quote(c, safe='')}={quote(str(v), safe='')}" for c, v in zip(columns, values, strict=True))
+    texts = (str(v).lower() if isinstance(v, bool) else str(v) for v in values)
+    return ",".join(f"{quote(c, safe='')}={quote(t, safe='')}" for c, t in zip(columns, texts, strict=True))
 
 
 def pooled_name(columns: tuple[str, ...]) -> str:

@@ -224,7 +224,7 @@ ONE_ERROR = [
     ("confidence: {tolerance: 0.05}", "confidence: {tolerance: 2}", "model.confidence.tolerance: expected a K-S distance"),
     ("rule: bank", "rule: guess", "value.rule: expected one of: bank, scan, confseq, ks_alpha"),
     ("name: quantity, kind: numeric", "name: quantity, kind: categorical", "features[1].kind: expected numeric, as quantity is of type integer"),
-    ("- [region]", "- [quantity]", "segments[0]: expected fields of type string"),
+    ("- [region]", "- [price]", "segments[0]: expected fields of type string, integer, boolean"),
     ("key: order_id, delay: 6 h", "key: order_id", "value.delay: expected a duration like 10 min"),
     ("name: returned", "name: price", "value.name: expected a name that no field has"),
     ("name: channel\n", "name: raw_offset\n", "properties[5].name: expected a name that is not reserved"),

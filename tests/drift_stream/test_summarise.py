@@ -8,7 +8,9 @@ import pyarrow as pa
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from batch import reference_build
 from pipeline.blocks import Block
+from pipeline.contract import Field
 from stream_processors.judging import summarise
 from stream_processors.judging.partial import Partial, from_bytes, to_bytes
 from stream_processors.judging.timeline import ReferenceSet, Timeline
@@ -16,6 +18,7 @@ from stream_processors.reference import cells
 from stream_processors.reference.counts import EMPTY, Counts
 from tests.drift_stream.samples import (
     CLOCK,
+    CONTRACT,
     DAY0,
     HOUR,
     MINUTE,
@@ -127,6 +130,30 @@ def test_a_pair_of_columns_makes_segments_of_its_own():
     [partial] = partials_of([block(0, 0, [(DAY0, 20.0, "north")] * 3, None)], timeline, contract)
     counts = {c.segment: Counts.from_bytes(c.on_time).rows for c in partial.panes[0].counts}
     assert counts == {"*": 3, "region=north,order=o1": 1, "region=*,order=*": 2}
+
+
+def test_whole_numbers_and_booleans_make_the_segments_that_the_reference_has():
+    more = (Field("store", "integer"), Field("vip", "boolean"))
+    contract = with_plan(features=CONTRACT.drift.features[:1], segments=(("store",), ("vip", "store")))
+    contract = replace(contract, fields=(*contract.fields, *more))
+    drawn = draw(np.random.default_rng(3), [DAY0] * 9_000)
+    stores, vips = np.resize([1, 2, 3, 3], 9_000), np.resize([True, False, None], 9_000).tolist()
+
+    def with_them(rows: pa.RecordBatch) -> pa.RecordBatch:
+        columns = {"store": pa.array(stores[: len(rows)]), "vip": pa.array(vips[: len(rows)], pa.bool_())}
+        whole = pa.table([*rows.columns, *columns.values()], names=[*rows.schema.names, *columns])
+        return whole.select(contract.block_schema.names).cast(contract.block_schema).combine_chunks().to_batches()[0]
+
+    members = reference_build.build(contract, CLOCK, pa.Table.from_batches([with_them(batch(drawn, 0))]), 1, DAY0)
+    whole = block(0, 0, drawn[:12], None)
+    found = ReferenceSet(1, DAY0, lambda: members)
+    [partial] = partials_of([Block(whole.header, with_them(whole.rows))], Timeline((found,)), contract)
+    counts = {c.segment: Counts.from_bytes(c.on_time).rows for c in partial.panes[0].counts}
+    assert counts == {
+        "*": 12, "store=1": 3, "store=2": 3, "store=3": 6,
+        "vip=true,store=1": 1, "vip=true,store=2": 1, "vip=true,store=3": 2,
+        "vip=false,store=1": 1, "vip=false,store=2": 1, "vip=false,store=3": 2, "vip=*,store=*": 8,
+    }  # fmt: skip
 
 
 def test_a_value_without_a_segment_of_its_own_counts_in_the_whole_only():
