@@ -111,7 +111,7 @@ PEERS = (
     Peer("K-S of 10,000", _tumbling(10_000), 0.0171, 1e6, 5e6, 10_000),
     Peer("ADWIN", lambda t, seed, calm: River(lambda: drift.ADWIN(delta=float(np.exp(-t)))), 5.42, 1e6, 3e6),
     Peer("PageHinkley", lambda t, seed, calm: River(lambda: drift.PageHinkley(threshold=t)), 424.0, 1e6, 2e6),
-    Peer("KSWIN", lambda t, seed, calm: Kswin(t, seed), 0.67, 1e4, 6e3, 500),
+    Peer("KSWIN", lambda t, seed, calm: Kswin(t, seed), 0.7, 1e4, 6e3, 500),
 )
 
 
