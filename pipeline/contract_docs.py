@@ -75,7 +75,7 @@ The custom property `drift`. Every key may be left out.
 
 | key | default | what it says |
 |---|---|---|
-| `features` | none | columns to watch, each once, no dates or timestamps: `name`, `kind` (numeric or categorical), `weight` (share of the page budget, relative, 1), `tolerance`, `rhythm` |
+| `features` | none | columns to watch, each once, no dates or timestamps: `name`, `kind` (numeric or categorical), `weight` (of each of its detectors, in the whole and in every segment, in the page budget; relative, 1), `tolerance`, `rhythm` |
 | `tolerance` of a feature | 0 | the smallest effect worth a page: a number is a K-S distance (numeric) or share points (categorical); `{{distance: 0.02}}`, `{{wasserstein: 5.0}}` in the feature's units, `{{share: 0.01}}`; 0 = whatever is significant |
 | `segments` | none | lists of text, integer or boolean columns, not the key: each value (or pair) is watched apart, rare ones as one pool |
 | `window` | `1 h` | what a verdict speaks of: a time, or `10000 rows` (whole panes until they hold so many on-time rows) |

@@ -132,6 +132,7 @@ def run(size: Size) -> Answer:
     windows = {times.to_ms(w) for w, _, _ in latest}
     rows = sum(v["n"] for v in latest.values() if v["feature"] == "price" and v["segment"] == "*")
     states = Counter(v["state"] for v in latest.values())
+    mute = states["reference_too_small"] + states["undefined"]
     for a in alerts:
         if a["state"] in ("firing", "resolved"):
             progress(f"broker: {json.dumps(a)}")
@@ -146,6 +147,12 @@ def run(size: Size) -> Answer:
             bar(
                 "broker: share of the rows sent that the latest verdicts of `price` count",
                 round(rows / events, 4),
+                ">=",
+                0.99,
+            ),
+            bar(
+                "broker: share of verdicts by detectors that may page",
+                round(1 - mute / max(1, len(latest)), 4),
                 ">=",
                 0.99,
             ),
