@@ -71,6 +71,14 @@ ALERTS: tuple[Alert, ...] = (
         "{{ $labels.dataset }} partition {{ $labels.partition }} is stopped; look at the dead letters, then `driftline breaker resume`.",
     ),
     Alert(
+        "DriftlineRowsLate",
+        'sum by (dataset) (rate(driftline_late_rows_total[5m])) / (sum by (dataset) (rate(driftline_records_validated_total{outcome="valid"}[5m])) > 0) > 0.2',
+        "5m",
+        "warning",
+        "More than a fifth of the rows come behind their partition's watermark.",
+        "{{ $labels.dataset }}: {{ $value | humanizePercentage }} of the valid rows of the last five minutes were late; a sender's clock may run ahead.",
+    ),
+    Alert(
         "DriftlineReadingBehind",
         "max by (process, topic) (driftline_oldest_unread_age_seconds) > 120",
         "2m",

@@ -44,6 +44,10 @@ CASES: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
         [('driftline_reject_breaker_open{dataset="sales",partition="2"}', "1x60")],
         [('driftline_reject_breaker_open{dataset="sales",partition="2"}', "0x60")],
     ),
+    "DriftlineRowsLate": (
+        [FLOW, ('driftline_late_rows_total{dataset="sales"}', "0+1500x60")],
+        [FLOW, ('driftline_late_rows_total{dataset="sales"}', "0+900x60")],
+    ),
     "DriftlineReadingBehind": (
         [('driftline_oldest_unread_age_seconds{process="compactor",topic="sales.blocks"}', "0+30x60")],
         [('driftline_oldest_unread_age_seconds{process="compactor",topic="sales.blocks"}', "100x60")],
