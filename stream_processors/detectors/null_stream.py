@@ -205,8 +205,10 @@ class NullStream:
         lost = (limits.bank or 0.0) * bank.slack[slot] / np.maximum(gain, 1e-12)
         share = bank.weights * np.exp(-np.minimum(lost, 700.0)) / (1 + n * np.maximum(gain, 0.0)) * (gain > 0)
         share = (1 - PLAIN) * share / share.sum() + PLAIN * bank.weights if share.sum() > 0 else bank.weights
-        steps = ratios.shape[1] - size
-        return np.concatenate(((1 - STEP_SHARE) * share, np.full(steps, STEP_SHARE / steps))) if steps else share
+        steps = np.any(ratios[:, size:] != 0, axis=0)  # those that the slot has room for
+        if not steps.any():
+            return np.concatenate((share, steps.astype(float)))
+        return np.concatenate(((1 - STEP_SHARE) * share, STEP_SHARE * steps / steps.sum()))
 
     def _groups(self, key: Key, n: int, pane_start: int) -> tuple[np.ndarray, np.ndarray]:
         """(p of each group of cells, log q_j/p of each group and law) in the slot of a pane; all laws sum to 1."""
@@ -242,9 +244,13 @@ def stated(budget: Budget) -> float:
 
 
 def _steps(p: np.ndarray, n: int, threshold: float, rows: float) -> list[np.ndarray]:
-    """Laws whose distribution function lies higher, or lower, by what the scan's threshold asks of L panes of n rows."""
+    """Laws whose distribution function lies higher, or lower, by what the scan's threshold asks of L panes of n rows.
+
+    A run may pass through several slots, so the laws are as many in each: where a slot has no room for one, it is p itself.
+    """
     below, made = np.cumsum(p) / p.sum(), []
-    for at in sorted({int(np.searchsorted(below, u)) for u in STEPS}):
+    for u in STEPS:
+        at = int(np.searchsorted(below, u))
         share = below[at]
         for panes in STEP_PANES:
             height = REFERENCE_ERROR / sqrt(rows) + sqrt(max(0.0, threshold - log(panes)) / (2 * n * panes))
@@ -253,6 +259,8 @@ def _steps(p: np.ndarray, n: int, threshold: float, rows: float) -> list[np.ndar
                 if 0 < share < 1 and 0 < upto < 1:
                     first = np.arange(len(p)) <= at
                     made.append(np.where(first, log(upto / share), log((1 - upto) / (1 - share))))
+                else:
+                    made.append(np.zeros(len(p)))
     return made
 
 
@@ -261,5 +269,6 @@ def _log_density(gains: Iterator[np.ndarray] | Sequence[np.ndarray], weights: np
     log_r = np.full(len(weights), -np.inf)
     for gain in gains:
         log_r = np.logaddexp(log_r, 0.0) + gain
+    log_r[weights == 0] = -np.inf
     top = float(log_r.max())
     return top + float(np.log(weights @ np.exp(log_r - top)))

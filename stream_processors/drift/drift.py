@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -141,6 +142,8 @@ class _Process:
         self._service.stopped.set()  # whoever waits for the broker in a thread stops waiting
         if error is not None:
             log("failed", "error", error=error)
+            if not isinstance(error, DriftlineError):  # a defect: where it is
+                traceback.print_exception(error)
         code = error.exit_code if isinstance(error, DriftlineError) else 70 if error or not asked else 0
         try:
             assert self._app is not None

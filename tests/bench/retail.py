@@ -77,7 +77,7 @@ def through_every_hop(file: Path) -> tuple[list[Bar], dict[str, object]]:
         run.run("produce", "--replay", str(file))
         run.run("validate", "--exit-at-end")
         run.run("compact", "--once", "--rows", "100000")
-        verdicts = drift(run)
+        verdicts, untold = drift(run)
         proof = run.json("verify", "--json", "--wait", "30")
         report = run.json("report", "--json")
         reasons = Counter(
@@ -95,6 +95,7 @@ def through_every_hop(file: Path) -> tuple[list[Bar], dict[str, object]]:
             bar("dead_letters_with_a_reason", sum(reasons.values()) - proof["dead"], "==", 0),
             bar("kinds_of_defect", len(reasons), ">=", 2),
             bar("modules_naming_its_columns", len(named), "==", 0),
+            bar("days_of_which_drift_told_nothing", untold, "==", 0),
             *[bar(f"verdicts_{name}", verdicts.get(name, 0), ">=", 1) for name in features],
         ]
         figures = {
@@ -113,27 +114,28 @@ def through_every_hop(file: Path) -> tuple[list[Bar], dict[str, object]]:
     return bars, figures
 
 
-def drift(run: Hops) -> dict[str, int]:
-    """A reference of the first half of the rows, then the drift hop over all blocks; judged verdicts by feature."""
+def drift(run: Hops) -> tuple[dict[str, int], int]:
+    """A reference of the first half of the rows, then the drift hop over all blocks, until every day that the log has closed
+    is told; judged verdicts by feature, and the days of which nothing was told."""
     middle = middle_day(run)
     run.run("reference", "build", "--to", middle, "--effective-from", middle)
     log = (run.home / "drift.log").open("w")
     process = subprocess.Popen(run.command("drift"), env=run.environment, cwd=ROOT, stdout=log, stderr=log)
-    began, last, quiet = time.monotonic(), -1, 0
+    began, due, found = time.monotonic(), days_closed(run, middle), list[dict[str, str]]()
     try:
-        while time.monotonic() - began < VERDICTS_S and quiet < 5 and process.poll() is None:
-            time.sleep(1.0)  # a poll of a live process, with a deadline; it ends when verdicts stop coming
-            count = sum(hi - lo for lo, hi in ends(run).values())
-            quiet, last = (quiet + 1 if count == last and count else 0), count
+        while time.monotonic() - began < VERDICTS_S and process.poll() is None:
+            found = [json.loads(m.value() or b"{}") for m in kafka.read_all(run.settings, topics.VERDICTS)]
+            if not due - {v["window_start"] for v in found}:
+                break
+            time.sleep(1.0)  # a poll of a live process, with a deadline
         if process.poll() is not None:
             progress("drift ended by itself:\n" + "\n".join((run.home / "drift.log").read_text().splitlines()[-10:]))
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
     run.seconds["drift"] = round(time.monotonic() - began, 1)
-    found = [json.loads(m.value()) for m in kafka.read_all(run.settings, topics.VERDICTS)]
     judged = [v for v in found if v["segment"] == "*" and v["state"] in ("ok", "warning", "alarm")]
-    return dict(Counter(v["feature"] for v in judged))
+    return dict(Counter(v["feature"] for v in judged)), len(due - {v["window_start"] for v in found})
 
 
 def middle_day(run: Hops) -> str:
@@ -143,12 +145,13 @@ def middle_day(run: Hops) -> str:
     return to_text(int(middle.timestamp()) // DAY_S * DAY_S * 1000)
 
 
-def ends(run: Hops) -> dict[int, tuple[int, int]]:
-    client = kafka.consumer(run.settings, "bench-verdicts")
-    try:
-        return kafka.bounds(client, topics.VERDICTS)
-    finally:
-        client.close()
+def days_closed(run: Hops, since: str) -> set[str]:
+    """Days with rows that the newest row's watermark has passed."""
+    clock, lateness = run.contract.time.field, int(run.contract.time.lateness.total_seconds())
+    at = table.scan(run.settings, run.contract.id).select(pl.col(clock).dt.epoch("s")).collect().to_series()
+    days = (at // DAY_S).unique().to_list()
+    closed = (to_text(d * DAY_S * 1000) for d in days if (d + 1) * DAY_S + lateness <= int(at.max()))  # type: ignore[arg-type]
+    return {day for day in closed if day >= since}
 
 
 def columns_named(contract: Contract) -> Iterator[str]:

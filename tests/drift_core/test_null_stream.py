@@ -12,7 +12,8 @@ from pipeline.contract import DriftPlan
 from stream_processors.detectors import budget as budgets
 from stream_processors.detectors.null_stream import NullStream, Rate, Walked, stated
 from stream_processors.detectors.sensitivity import Sensitivity
-from tests.drift_core.samples import PLAN, categorical, channels, numeric
+from stream_processors.reference import cells
+from tests.drift_core.samples import PLAN, categorical, channels, floats, numeric
 
 MINUTE = 60_000
 HOUR = 60 * MINUTE
@@ -53,6 +54,24 @@ def test_tilted_runs_agree_with_plain_counting_where_both_can_see():
     low, high = stats.chi2.ppf(0.005, 2 * alarms) / 2, stats.chi2.ppf(0.995, 2 * alarms + 2) / 2
     assert panes == 2000 * 12 * 2 and alarms > 5
     assert low / allowed <= rate.interval[2] and rate.interval[0] <= high / allowed
+
+
+def test_a_run_passes_through_slots_that_have_room_for_other_laws():
+    #  11 hours of many rows, 13 of few: a law for the scan that lies within [0, 1] in one may not in the other
+    pool, hours = numeric(np.concatenate([RNG.normal(50, 10, 54_000), RNG.normal(58, 10, 6_000)])), np.arange(168) % 24
+    counts = tuple(cells.count(pool, floats(RNG.normal(*of))) for of in ((50, 10, 54_000), (58, 10, 6_000)))
+    known = {
+        pool.key: replace(pool, slots=cells.Slots(tuple((hours >= 11).astype(int).tolist()), ("day", "night"), counts))
+    }
+    chosen = plan(panes=600)
+    null = NullStream(known, budgets.thresholds(chosen, known), chosen, "slots@1.0.0")
+    rate = Rate(null.allowed)
+    for hour in range(6 * 24):
+        walked = null.walk(window(hour), dict.fromkeys(known, 40))
+        assert all(np.isfinite(v) and v >= 0 for of in walked.rates.values() for v in of)
+        rate.add(walked)
+    low, measured, high = rate.interval
+    assert low <= 1.0 and 0 < measured < high
 
 
 def test_a_sound_budget_is_kept_in_days_of_24_hours():

@@ -11,7 +11,7 @@ from pipeline.errors import UsageError
 from pipeline.settings import PORTS, from_environment, with_brokers
 from tests.stack import broker_loss
 
-KILLS = 2
+KILLS = 4
 
 
 @pytest.mark.timeout(900)
