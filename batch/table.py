@@ -36,7 +36,7 @@ EVENTS, DEAD_LETTERS, OUTCOMES = "events", "dead_letters", "outcomes"
 EVENT_DATE = "event_date"  # the partition column of `events`
 META = "driftline."  # prefix of our commit metadata and table properties
 OF_ONE_COMMIT = ("ranges", "counts", "status", "commit")
-SMALL_FILE = 32 * 1024 * 1024  # a file below this is worth merging
+SMALL_FILE = 16 * 1024 * 1024  # a file below this is worth merging, and no merge reads more: some 400,000 sales rows
 _NULL_DATE = "__HIVE_DEFAULT_PARTITION__"
 _STATS_TYPES = (pa.types.is_integer, pa.types.is_timestamp)  # bounds that prune: offsets and times
 _READER, _WRITER = 1, 2  # the protocol that we write; a table that asks for more is not ours to write to
@@ -196,14 +196,14 @@ class Table:
         return self.version
 
     def merge(self, at_most: int) -> int:
-        """Rewrite each date that has more than `at_most` small files as one sorted file; how many files went away.
+        """Rewrite the small files of each date that has more than `at_most` of them as few sorted ones; how many went away.
 
-        A merge changes no row; it is a commit of its own and loses against any other.
+        A merge changes no row; each is a commit of its own and loses against any other. Memory: the rows of one SMALL_FILE.
         """
         gone = 0
         for date, files in _small_files(self.files()).items():
             if len(files) > at_most:
-                gone += self._merge_date(date, files)
+                gone += sum(self._merge_date(date, some) for some in _within(SMALL_FILE, files) if len(some) > 1)
         return gone
 
     def checkpoint(self) -> None:
@@ -446,6 +446,19 @@ def _small_files(files: Sequence[Mapping[str, object]]) -> dict[str, list[Mappin
             date = str(file["path"]).partition("/")[0].partition("=")[2]
             by_date.setdefault(date, []).append(file)
     return by_date
+
+
+def _within(size: int, files: Sequence[Mapping[str, object]]) -> Iterator[list[Mapping[str, object]]]:
+    """Runs of files that are together no larger; one that is larger stands alone."""
+    held, total = list[Mapping[str, object]](), 0
+    for file in files:
+        own = int(str(file["size_bytes"]))
+        if held and total + own > size:
+            yield held
+            held, total = [], 0
+        held, total = [*held, file], total + own
+    if held:
+        yield held
 
 
 def _stats(rows: pa.Table) -> str:

@@ -86,6 +86,18 @@ def test_a_merge_changes_no_row_and_keeps_the_positions(tmp_path):
     assert lake.scan(settings, "shop").collect().height == 70
 
 
+def test_a_merge_reads_no_more_than_one_small_file_holds(tmp_path, monkeypatch):
+    table, settings = table_in(tmp_path), lake_of(tmp_path)
+    for k in range(12):
+        commit(table, [pending(k * 10, k * 10 + 10)])
+    before, size = lake.identity(settings, "shop"), max(int(str(f["size_bytes"])) for f in table.files())
+    monkeypatch.setattr(lake, "SMALL_FILE", 5 * size - 1)  # four of them, and no fifth
+    assert table.merge(at_most=3) == 9
+    after = lake.identity(settings, "shop")
+    assert (after.rows, after.digest, after.ranges) == (120, before.digest, {0: (0, 120)})
+    assert sorted(int(str(f["num_records"])) for f in table.files()) == [40, 40, 40]
+
+
 def test_a_full_disk_leaves_no_half_file_and_the_same_commit_succeeds_later(tmp_path, monkeypatch):
     table, settings = table_in(tmp_path), lake_of(tmp_path)
     commit(table, [pending(0, 10)])
