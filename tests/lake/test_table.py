@@ -91,7 +91,7 @@ def test_a_merge_reads_no_more_than_one_small_file_holds(tmp_path, monkeypatch):
     for k in range(12):
         commit(table, [pending(k * 10, k * 10 + 10)])
     before, size = lake.identity(settings, "shop"), max(int(str(f["size_bytes"])) for f in table.files())
-    monkeypatch.setattr(lake, "SMALL_FILE", 5 * size - 1)  # four of them, and no fifth
+    monkeypatch.setattr(lake, "SMALL_FILE", 9 * size // 2)  # four of them, and no fifth
     assert table.merge(at_most=3) == 9
     after = lake.identity(settings, "shop")
     assert (after.rows, after.digest, after.ranges) == (120, before.digest, {0: (0, 120)})
