@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from batch import case, dataset, decisions, ledger, policy, promotion, rolling, table, training_child, watch
+from batch import case, dataset, decisions, ledger, promotion, rolling, table, training_child, watch
 from batch.attribution_live import AttributionWatch
 from batch.decisions import Close, Decline, Episode, Facts, Hold, Look, Obey, Policy, Request, Retrain, Step, Wait
 from batch.ledger import ChampionMoved, Draft, Ledger, LedgerBroken
@@ -337,18 +337,8 @@ class Controller:
         actor: str = "control",
         metrics: dict[str, object] | None = None,
     ) -> Draft:
-        lake = table.newest(self.settings, self.contract.id)
-        return Draft(
-            at=now(),
-            model=self.model,
-            action=action,
-            actor=actor,
-            reason=reason,
-            policy=policy.version(),
-            episode=episode,
-            metrics=metrics or {},
-            data={"table_version": lake.version} if lake else {},
-        )
+        draft = promotion.draft_of(self.settings, self.contract, self.model, action, reason, actor)
+        return replace(draft, episode=episode, metrics=metrics or {})
 
     def _write_once(self, draft: Draft) -> None:
         if self.book.append_once(draft):

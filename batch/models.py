@@ -10,14 +10,15 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from batch import ledger, ledger_topic, policy, promotion
-from batch.ledger import Draft, Entry, Ledger, LedgerBroken
+from batch import ledger, ledger_topic, promotion
+from batch.ledger import Entry, Ledger, LedgerBroken
 from batch.promotion import Refused, now
 from batch.train import model_name
 from pipeline import contract_file, topics
@@ -129,9 +130,9 @@ def _directly(args: argparse.Namespace, settings: Settings, contract: Contract, 
         raise  # the ledger has it, or nothing more may be written to it
     except CheckFailed as refused:
         said = f"{args.what} {args.version or ''}".strip() + f": {refused}"
+        draft = promotion.draft_of(settings, contract, model, "refuse", said, settings.actor)
         metrics = {"request": BY_HAND, "asked": args.reason}
-        draft = Draft(now(), model, "refuse", args.version, None, settings.actor, said, policy.version(), metrics)
-        promotion.note(settings, draft)
+        promotion.note(settings, replace(draft, version=args.version, metrics=metrics))
         raise
     try:
         promotion.settle(settings, contract, model)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from confluent_kafka import KafkaException, Message
 
-from batch import dataset, ledger, ledger_topic, lineage_runs, policy, registry
+from batch import dataset, ledger, ledger_topic, lineage_runs, policy, registry, table
 from batch.ledger import ChampionMoved, Draft, Entry, Ledger
 from pipeline import times, topics
 from pipeline.contract import Contract
@@ -43,6 +43,15 @@ def crown(settings: Settings, draft: Draft, expected: str | None) -> Entry:
     finally:
         lineage.close()
     return entry
+
+
+def draft_of(
+    settings: Settings, contract: Contract, model: str, action: ledger.Action, reason: str, actor: str
+) -> Draft:
+    """An entry for which no model was judged: its data is the lake as it stands."""
+    lake = table.newest(settings, contract.id)
+    data = {"table_version": lake.version} if lake else {}
+    return Draft(at=now(), model=model, action=action, actor=actor, reason=reason, policy=policy.version(), data=data)
 
 
 def note(settings: Settings, draft: Draft) -> None:

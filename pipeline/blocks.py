@@ -93,7 +93,7 @@ def from_headers(pairs: Iterable[tuple[str, bytes]]) -> BlockHeader:
             time("watermark"),
             text("contract"),
         )
-    except (ValueError, msgspec.DecodeError) as error:
+    except ValueError as error:
         raise BadBlock(f"block headers {sorted(found)}: {error}") from error
 
 

@@ -27,6 +27,7 @@ import pyarrow as pa
 from pipeline.contract import DriftPlan, Tolerance
 from stream_processors.comparing import holm, statistics
 from stream_processors.comparing.change import named
+from stream_processors.detectors.budget import segments_of
 from stream_processors.detectors.detector import Detectors, Evidence
 from stream_processors.detectors.reach import smallest_effect
 from stream_processors.judging.panes import WHOLE, Key
@@ -42,7 +43,7 @@ from stream_processors.library.options import (
     unwatched,
 )
 from stream_processors.library.p_values import beside_values, decided_by_nulls, either, nulls_moved
-from stream_processors.library.parts import columns_of, references_of, segments_of
+from stream_processors.library.parts import columns_of, references_of
 from stream_processors.library.result import FeatureResult, Result, State, loudest, title
 from stream_processors.reference import cells
 from stream_processors.reference.counts import EMPTY, Counts

@@ -28,6 +28,7 @@ from stream_processors.reference.cells import WHOLE, FeatureReference
 from stream_processors.reference.slots import UNMATCHED
 
 Key = tuple[str, str]
+Segments = Mapping[str, bool]  # by name: whether its rows count in the grouping's pool, too
 
 BANK_SHARE = 0.8  # of the page budget; the rest is the scan's. Each costs its logarithm only.
 SMALLEST_REFERENCE = 10_000  # rows with a value
@@ -88,9 +89,9 @@ def smallest(segment: str) -> int:
     return SMALLEST_REFERENCE if segment == WHOLE else SMALLEST_SEGMENT
 
 
-def in_pool(reference: FeatureReference) -> bool:
-    """Whether the rows of its segment count in the grouping's pool, too: alone they are too few to page."""
-    return reference.source_rows + reference.nulls < smallest(reference.segment)
+def segments_of(references: Mapping[Key, FeatureReference]) -> Segments:
+    """The segments of a reference set; those whose rows are too few to page alone count in their grouping's pool, too."""
+    return {s: r.source_rows + r.nulls < smallest(s) for (_, s), r in references.items()}
 
 
 def _rows(reference: FeatureReference) -> int:

@@ -22,9 +22,7 @@ from stream_processors.detectors.engine import REFERENCE_ERROR, REFERENCE_LEVEL,
 from stream_processors.reference.cells import SEGMENT_CELLS, WHOLE
 
 MOST_ROWS = 10**7
-MOST_SEGMENTS = (
-    SEGMENTS_A_GROUPING + 1
-)  # of a grouping whose values the contract does not list: the largest and the pool
+MOST_SEGMENTS = SEGMENTS_A_GROUPING + 1  # where the contract does not list a grouping's values; one is the pool
 
 
 @dataclass(frozen=True, slots=True)

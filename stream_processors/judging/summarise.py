@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from pipeline.blocks import Block
 from pipeline.contract import MODEL_VERSION, RAW_OFFSET, REJECT, Contract
 from pipeline.lateness import reached_before
-from stream_processors.detectors.budget import in_pool
+from stream_processors.detectors.budget import segments_of
 from stream_processors.judging.panes import WHOLE, Clock, Key, pooled_name, segment_name
 from stream_processors.judging.partial import PaneCounts, PanePart, Partial
 from stream_processors.judging.timeline import Members, ReferenceSet, Timeline
@@ -165,7 +165,7 @@ def _count_under(
     members = found.load()
     kept = rows.answered_by(placed, members)
     _count(rows, kept[_sorted(rows.panes[kept], rows.late[kept])], members, WHOLE, contract, counted)
-    small = {segment: in_pool(reference) for (_, segment), reference in members.items()}
+    small = segments_of(members)
     for columns in contract.drift.segments:
         codes, names = _segment_codes(rows.batch, columns, small)
         inside = kept[codes[kept] >= 0]

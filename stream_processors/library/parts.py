@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.contract import DriftPlan
-from stream_processors.detectors.budget import SEGMENT_ROWS, SEGMENTS_A_GROUPING, SMALLEST_SEGMENT, in_pool
+from stream_processors.detectors.budget import SEGMENT_ROWS, SEGMENTS_A_GROUPING, SMALLEST_SEGMENT, Segments
 from stream_processors.judging.panes import WHOLE, Key, pooled_name, segment_name
 from stream_processors.reference import cells
 from stream_processors.reference.cells import FeatureReference
-
-Segments = Mapping[str, bool]  # by name: whether its rows count in the grouping's pool, too
 
 
 def references_of(plan: DriftPlan, table: pa.Table) -> dict[Key, FeatureReference]:
@@ -35,10 +33,6 @@ def references_of(plan: DriftPlan, table: pa.Table) -> dict[Key, FeatureReferenc
         (name, segment): cells.build(features[name], segment, column, version=1, effective_from=0)
         for (name, segment), column in columns_of(plan, table, segments)
     }
-
-
-def segments_of(references: Mapping[Key, FeatureReference]) -> Segments:
-    return {segment: in_pool(reference) for (_, segment), reference in references.items()}
 
 
 def columns_of(plan: DriftPlan, table: pa.Table, segments: Segments) -> Iterable[tuple[Key, pa.Array]]:

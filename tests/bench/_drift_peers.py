@@ -53,25 +53,23 @@ class River:
         return None
 
 
-class Kswin:
-    """KSWIN with the stricter of two p-values that its test can give in a share `strict` of its tests, else the other one."""
+class Kswin(drift.KSWIN):
+    """With the stricter of two p-values that its test can give in a share `strict` of its tests, else the other one."""
 
-    STEPS = (np.exp(-8.1), np.exp(-8.2))  # the p-values 0.00030 and 0.00009 lie below them
+    LOOSE, STRICT = float(np.exp(-8.1)), float(np.exp(-8.2))  # the p-values 0.00030 and 0.00009 lie below them
 
-    def __init__(self, strict: float, seed: int):
-        self.strict, self.seed, self.rng = strict, seed, np.random.default_rng([34, seed])
-        self.detector = drift.KSWIN(seed=seed)
+    def __init__(self, strict: float, seed: int, rng: np.random.Generator):
+        super().__init__(seed=seed)
+        self.strict, self.rng = strict, rng
 
-    def alarm(self, values: np.ndarray) -> int | None:
-        detector, loose, strict = self.detector, *self.STEPS
-        draws = self.rng.random(len(values)) < self.strict
-        for i, (value, hard) in enumerate(zip(values.tolist(), draws.tolist(), strict=True), 1):
-            detector.alpha = strict if hard else loose
-            detector.update(value)
-            if detector.drift_detected:
-                self.detector = drift.KSWIN(seed=self.seed)
-                return i
-        return None
+    def update(self, x: float) -> None:
+        self.alpha = self.STRICT if self.rng.random() < self.strict else self.LOOSE
+        super().update(x)
+
+
+def _kswin(strict: float, seed: int, _: Draw) -> Detector:
+    rng = np.random.default_rng([34, seed])
+    return River(lambda: Kswin(strict, seed, rng))
 
 
 class Tumbling:
@@ -111,7 +109,7 @@ PEERS = (
     Peer("K-S of 10,000", _tumbling(10_000), 0.0171, 1e6, 5e6, 10_000),
     Peer("ADWIN", lambda t, seed, calm: River(lambda: drift.ADWIN(delta=float(np.exp(-t)))), 5.42, 1e6, 3e6),
     Peer("PageHinkley", lambda t, seed, calm: River(lambda: drift.PageHinkley(threshold=t)), 424.0, 1e6, 2e6),
-    Peer("KSWIN", lambda t, seed, calm: Kswin(t, seed), 0.7, 1e4, 6e3, 500),
+    Peer("KSWIN", _kswin, 0.7, 1e4, 6e3, 500),
 )
 
 

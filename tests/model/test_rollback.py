@@ -91,6 +91,7 @@ def test_a_bad_champion_goes_by_itself_and_a_good_one_stays(
         with pytest.raises(CheckFailed, match=why):
             models(ready, *argv, "--direct", "--reason", "a slip")
         slip = last(ready).draft
+        assert slip.data["table_version"] is not None
         assert (slip.action, slip.version, slip.actor, slip.former) == (
             "refuse",
             "9",
