@@ -3,7 +3,9 @@
 Rows go in, a window's verdicts come out when the watermark has passed its end. Semantics:
 - row_count: decoded rows of the window; a window between two others that has none counts 0.
 - mean: over the rows where the column is not null; NaN-free by the decoder; no row: 0 rows, no violation, value null.
-- unique: flagged rows = all rows whose key occurs more than once; a key with a null in it is not compared.
+- unique: flagged rows = all rows whose key occurs more than once; a key with a null in it is not compared. Keys are
+  compared by 64-bit hashes, eight bytes a row: repeats are always found, and among n different keys one pair is taken
+  for equal with a chance of n^2 / 2^65 (10 million: 3 in a million).
 - freshness: seconds from the newest event time to the newest append time of the window's rows.
 A row without an event time, or a rejected one whose time is not to be believed, belongs to no window, only to the whole run.
 """
@@ -14,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+import numpy as np
 import polars as pl
 
 from pipeline.contract import APPEND_TIME, REJECT, Contract, DatasetRule, Severity, Status
@@ -25,7 +28,7 @@ AHEAD = timedelta(
     hours=1
 )  # a rejected row further ahead of its append time has no window, whatever else is wrong with it
 EMPTY_WINDOWS = 1_000  # at most so many empty windows in a row are judged: one wild clock must not make millions
-RUN_ROWS = 5_000_000  # keys of the whole run held in memory; beyond it uniqueness is `unknown` (`driftline quality` still tells)
+KEYS_HELD = 20_000_000  # of all open windows of one length, 160 MB; beyond it uniqueness is `unknown` (`driftline quality` still tells)
 _WINDOW, _TIME = "__window", "__time"
 _ORDER: dict[Status, int] = {"ok": 0, "unknown": 1, "degraded": 2, "critical": 3}
 
@@ -74,10 +77,11 @@ class _Tally:
     newest_event: int | None = None
     newest_append: int | None = None
     sums: dict[str, tuple[float, int]] = field(default_factory=dict)  # rule -> (sum, count)
-    keys: dict[str, list[pl.DataFrame]] = field(default_factory=dict)  # rule -> key columns
+    keys: dict[str, list[np.ndarray]] = field(default_factory=dict)  # rule -> hashes, uint64
+    held: int = 0  # keys
     overflow: bool = False
 
-    def add(self, rows: pl.DataFrame, rules: Sequence[DatasetRule], limit: int | None) -> None:
+    def add(self, rows: pl.DataFrame, rules: Sequence[DatasetRule], room: int | None) -> None:
         self.rows += rows.height
         self.newest_event = _newest(self.newest_event, rows[_TIME].max())
         self.newest_append = _newest(self.newest_append, rows[APPEND_TIME].max())
@@ -86,34 +90,38 @@ class _Tally:
                 total, count = self.sums.get(rule.name, (0.0, 0))
                 column = rows[rule.columns[0]].drop_nulls().cast(pl.Float64)
                 self.sums[rule.name] = (total + float(column.sum()), count + column.len())
-            elif rule.kind == "unique":
-                self._add_keys(rule, rows, limit)
-
-    def _add_keys(self, rule: DatasetRule, rows: pl.DataFrame, limit: int | None) -> None:
-        if limit is not None and self.rows > limit:
-            self.overflow = True
+            elif rule.kind == "unique" and not self.overflow:
+                part = hashes(rows.select(rule.columns))
+                self.keys.setdefault(rule.name, []).append(part)
+                self.held += len(part)
+        if room is not None and self.held > room:
+            self.overflow, self.held = True, 0
             self.keys.clear()
-        else:
-            self.keys.setdefault(rule.name, []).append(rows.select(rule.columns).drop_nulls())
 
 
 class Windows:
     """Feeds rows to the rules of one window length (None = the whole run) and closes windows in order."""
 
     def __init__(
-        self, contract: Contract, length: timedelta | None, rules: Sequence[DatasetRule], closed: int | None = None
+        self,
+        contract: Contract,
+        length: timedelta | None,
+        rules: Sequence[DatasetRule],
+        closed: int | None = None,
+        keys_held: int | None = KEYS_HELD,
     ):
         self.contract, self.rules = contract, tuple(rules)
         self.length = None if length is None else ms(length)
         self.closed = closed  # ms: windows that start before this are judged and gone
         self.late = 0
+        self._keys_held = keys_held
         self._open: dict[int, _Tally] = {}
 
     def add(self, rows: pl.DataFrame) -> None:
         """Rows with `__time` (ms or null) and the rules' columns."""
         if self.length is None:
             if rows.height:
-                self._tally(0).add(rows, self.rules, RUN_ROWS)
+                self._add(0, rows)
             return
         placed = rows.filter(pl.col(_TIME).is_not_null()).with_columns(
             (pl.col(_TIME) // self.length * self.length).alias(_WINDOW)
@@ -122,7 +130,7 @@ class Windows:
             on_time = placed.filter(pl.col(_WINDOW) >= self.closed)
             self.late, placed = self.late + placed.height - on_time.height, on_time
         for (start,), part in placed.partition_by(_WINDOW, as_dict=True).items():
-            self._tally(int(start)).add(part, self.rules, None)
+            self._add(int(start), part)
 
     def close(self, watermark: int | None) -> list[QualityVerdict]:
         """Verdicts of every window that ends at or before the watermark, empty ones between included; they are forgotten."""
@@ -158,8 +166,10 @@ class Windows:
         bound = next(r for r in self.rules if r.name == name).maximum
         return float("inf") if bound is None else bound
 
-    def _tally(self, start: int) -> _Tally:
-        return self._open.setdefault(start, _Tally())
+    def _add(self, start: int, rows: pl.DataFrame) -> None:
+        tally = self._open.setdefault(start, _Tally())
+        others = sum(t.held for t in self._open.values() if t is not tally)
+        tally.add(rows, self.rules, None if self._keys_held is None else self._keys_held - others)
 
     def _judge(self, start: int, tally: _Tally) -> list[QualityVerdict]:
         bounds = (RUN, RUN) if self.length is None else (to_text(start), to_text(start + self.length))
@@ -218,13 +228,21 @@ def expected(rule: DatasetRule) -> str:
     return f"{what} in [{low}, {high}]"
 
 
-def flagged(keys: pl.DataFrame) -> int:
+def hashes(keys: pl.DataFrame) -> np.ndarray:
+    """One uint64 a row without nulls; equal rows of equal column types have equal ones."""
+    return keys.drop_nulls().hash_rows(seed=0).to_numpy()
+
+
+def flagged(hashed: Sequence[np.ndarray]) -> int:
     """Rows whose key occurs more than once.
 
-    >>> flagged(pl.DataFrame({"a": [1, 1, 2, 1]}))
+    >>> flagged([np.array([1, 1, 2], np.uint64), np.array([1], np.uint64)])
     3
     """
-    return int(keys.group_by(keys.columns).len().filter(pl.col("len") > 1)["len"].sum())
+    in_order = np.concatenate(hashed) if hashed else np.empty(0, np.uint64)
+    in_order.sort()
+    as_next = in_order[1:] == in_order[:-1]
+    return int(np.count_nonzero(np.append(as_next, False) | np.append(False, as_next)))
 
 
 KEPT_VIOLATIONS = 200  # carried from commit to commit, worst first
@@ -275,7 +293,7 @@ def evaluate(rows: pl.DataFrame, contract: Contract) -> list[QualityVerdict]:
     ready = prepare(rows, contract)
     verdicts = []
     for length, rules in groups(contract).items():
-        windows = Windows(contract, length, rules)
+        windows = Windows(contract, length, rules, keys_held=None)
         windows.add(ready)
         newest = ready[_TIME].max()
         verdicts += windows.close(int(newest) if newest is not None else None) + windows.peek(final=True)
@@ -292,8 +310,7 @@ def _measure(rule: DatasetRule, tally: _Tally) -> tuple[float | None, int]:
     if rule.kind == "freshness":
         known = tally.newest_event is not None and tally.newest_append is not None
         return ((tally.newest_append - tally.newest_event) / 1000 if known else None), 0  # type: ignore[operator]
-    parts = tally.keys.get(rule.name, [])
-    count = flagged(pl.concat(parts)) if parts else 0
+    count = flagged(tally.keys.get(rule.name, []))
     return float(count), count
 
 

@@ -6,7 +6,7 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch.rules import EMPTY_WINDOWS, Windows, carry, evaluate, prepare, status_of
+from batch.rules import EMPTY_WINDOWS, Windows, carry, evaluate, flagged, hashes, prepare, status_of
 from pipeline.contract import DatasetRule
 from tests.lake.lake_samples import DAY, HOUR, batch, contract
 
@@ -135,3 +135,25 @@ def test_how_rows_are_cut_into_blocks_does_not_matter(pairs, size):
     newest = max(t for _, t in pairs)
     cut = {v.key: v for w in groups.values() for v in w.close(newest) + w.peek(final=True)}
     assert cut == whole
+
+
+def test_keys_beyond_what_is_held_leave_that_window_unknown_and_no_other():
+    c = contract(UNIQUE)
+    windows = Windows(c, AN_HOUR, [UNIQUE], keys_held=4)
+    windows.add(frame([("a", 1.0, 5, None), ("a", 1.0, 6, None), ("b", 1.0, 7, None)], c))
+    windows.add(frame([("c", 1.0, HOUR + 5, None), ("d", 1.0, HOUR + 6, None)], c))  # the fifth key
+    windows.add(frame([("b", 1.0, 8, None)], c))  # room again: the window above gave its keys back
+    windows.add(frame([("c", 1.0, HOUR + 7, None)], c))
+    found = windows.close(2 * HOUR)
+    assert [(v.value, v.violations, v.status) for v in found] == [(4.0, 4, "degraded"), (None, 0, "unknown")]
+    windows.add(frame([("e", 1.0, 2 * HOUR + n, None) for n in (1, 1, 2, 3)], c))  # a closed window holds nothing
+    assert [v.violations for v in windows.close(3 * HOUR)] == [4]
+
+
+@given(st.lists(st.integers(0, 30), max_size=80), st.lists(st.integers(1, 9), max_size=20))
+def test_flagged_rows_are_those_of_a_count_by_key_however_they_arrive(keys, cuts):
+    parts, rest = [], keys
+    for cut in [*cuts, len(keys)]:
+        parts, rest = [*parts, rest[:cut]], rest[cut:]
+    hashed = [hashes(pl.DataFrame({"k": [f"order-{k}" for k in part]}, schema={"k": pl.String})) for part in parts]
+    assert flagged(hashed) == sum(keys.count(k) > 1 for k in keys)
