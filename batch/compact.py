@@ -42,7 +42,7 @@ from pipeline.retry import until_success
 from pipeline.service import Service
 from pipeline.settings import Settings
 
-READ_AT_ONCE = 64  # messages; blocks are at most 512 KiB compressed
+READ_AT_ONCE = 16  # messages; blocks are at most 512 KiB compressed, some 5,000 rows when there is a backlog
 MERGE_ABOVE = 8  # small files of one date
 MAINTAIN_S = 60.0  # merges and identity checks; vacuum once an hour
 VACUUM_S = 3600.0

@@ -13,7 +13,7 @@ import httpx
 import psutil
 
 from pipeline.broker import free_port
-from tests.bench._corpus_stream import peak_mb
+from tests.bench._corpus_stream import look_at_metrics, peak_mb
 from tests.bench._hops import ROOT, Hops
 from tests.corpus.cases import Record, good
 from tests.serving.conftest import bundle, promote
@@ -32,6 +32,8 @@ class Answered:
     slowest_s: float = 0.0
     deaths: int = 0
     peak_mb: float = 0.0
+    series: int = 0
+    metric_faults: list[str] = field(default_factory=list)
 
 
 def run(hops: Hops, records: list[Record]) -> Answered:
@@ -39,6 +41,7 @@ def run(hops: Hops, records: list[Record]) -> Answered:
     with _server(hops, found) as base:
         _records(base, records, found)
         _transport(base, found)
+        found.series, found.metric_faults = look_at_metrics(httpx.get(f"{base}/metrics", timeout=30).text)
     return found
 
 

@@ -64,7 +64,8 @@ def run(hops: Hops, broker: Broker, records: list[Record]) -> Streamed:
         _settled(hops, found, child, "what only a log can hold")
         _spoil(hops, broker, found)
         _settled(hops, found, child, "the broken batches")
-        _look_at_metrics(found, probe.text(f"http://127.0.0.1:{hops.environment['DRIFTLINE_METRICS_PORT']}/metrics"))
+        page = probe.text(f"http://127.0.0.1:{hops.environment['DRIFTLINE_METRICS_PORT']}/metrics")
+        found.series, found.metric_faults = look_at_metrics(page)
     _compare(hops, found)
     return found
 
@@ -210,16 +211,17 @@ def _stalls(hops: Hops, found: Streamed) -> Iterator[None]:
         thread.join()
 
 
-def _look_at_metrics(found: Streamed, text: str) -> None:
-    """No value that is none, no label value that a record chose."""
-    reasons = {*CODES, *validation.PAGED}
+def look_at_metrics(text: str) -> tuple[int, list[str]]:
+    """(series, those whose value is none or whose reason a record chose)."""
+    reasons, series, faults = {VALID, *CODES, *validation.PAGED}, 0, list[str]()
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            found.series += 1
+            series += 1
             if not math.isfinite(sample.value):
-                found.metric_faults.append(f"{sample.name} is {sample.value}")
-            if sample.labels.get("reason", VALID) not in {VALID, *reasons}:
-                found.metric_faults.append(f"{sample.name} has reason {sample.labels['reason']!r}")
+                faults.append(f"{sample.name} is {sample.value}")
+            if sample.labels.get("reason", VALID) not in reasons:
+                faults.append(f"{sample.name} has reason {sample.labels['reason']!r}")
+    return series, faults
 
 
 def _settled(hops: Hops, found: Streamed, child: psutil.Process, what: str) -> None:

@@ -20,7 +20,7 @@ from tests.contracts import contract_file_named
 from tests.corpus import cases
 
 VALIDATOR_MB = 512  # as its container; with 500,000 records in one batch and bombs of 64 MiB
-VALIDATOR_SERIES = 500  # whatever the records say
+VALIDATOR_SERIES, SERVER_SERIES = 500, 500  # whatever the records say
 WORKER_MB = 800  # of the prediction server
 
 
@@ -38,7 +38,7 @@ def main() -> int:
         answered = _corpus_http.run(hops, records)
         progress(f"{answered.requests} requests answered, slowest {answered.slowest_s:.2f} s")
         streamed = _corpus_stream.run(hops, broker, records)
-    for line in [*file_wrong, *answered.wrong, *streamed.wrong, *streamed.metric_faults]:
+    for line in [*file_wrong, *answered.wrong, *streamed.wrong, *streamed.metric_faults, *answered.metric_faults]:
         progress(f"WRONG {line}")
     bars = [
         bar("validator: outcomes other than stated", len(streamed.wrong), "==", 0),
@@ -54,6 +54,8 @@ def main() -> int:
         bar("server: workers that ended", answered.deaths, "==", 0),
         bar("server: longest answer to up to 16 MB, seconds", round(answered.slowest_s, 3), "<=", 1.0),
         bar("server: resident memory of a worker, MB", round(answered.peak_mb), "<=", WORKER_MB),
+        bar("server: metrics that are no number, labels that a record chose", len(answered.metric_faults), "==", 0),
+        bar("server: series", answered.series, "<=", SERVER_SERIES),
         bar("files: outcomes other than stated", len(file_wrong), "==", 0),
         bar("files: readers that ended", file_deaths, "==", 0),
         bar("files: longest time of one, seconds", round(file_slowest, 3), "<=", 1.0),

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import random
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -200,6 +204,54 @@ def test_killed_before_the_commit_it_leaves_neither_record_nor_marker(broken, mo
     again, same = prepared(broken)  # opening aborts what the dead one had open
     assert len(same) == 4 and len(again.send(RUN, same)) == 4
     assert raw_records(broken) == before + 4
+
+
+def test_killed_at_random_moments_it_replays_everything_once(dataset, driftline):
+    writer, rng, number = (
+        LogWriter(dataset.settings, contract_file.load(str(dataset.contract))),
+        random.Random(3),
+        4_000,
+    )
+    writer.write(0, [record(order_id=f"bad-{i}", quantity=-1) for i in range(number)])
+    everything = (
+        "dead-letters",
+        "replay",
+        "--rule",
+        "range",
+        *MEND,
+        "--apply",
+        "--limit",
+        str(number),
+        "--wait",
+        "0",
+        "--json",
+    )
+    uncommitted = kafka.consumer(dataset.settings, "watching", **{"isolation.level": "read_uncommitted"})
+
+    def written() -> int:
+        return sum(high for _, high in kafka.bounds(uncommitted, topics.events(dataset.id)).values())
+
+    held = [0]
+    for _ in range(3):
+        before = written()
+        with (dataset.folder / "replay.log").open("w") as log:
+            command = [sys.executable, "-m", "pipeline.cli", "--contract", str(dataset.contract), *everything]
+            replaying = subprocess.Popen(command, env=dataset.environment, stdout=log, stderr=log)
+        wait_until(lambda b=before: written() > b, 60, "records of a transaction", every_s=0.002)
+        until = time.monotonic() + rng.uniform(0, 0.1)
+        wait_until(lambda u=until: time.monotonic() > u, 5, "a random moment", every_s=0.001)
+        replaying.kill()
+        assert replaying.wait(10) == -signal.SIGKILL
+        held.append(len(markers(dataset.settings, dataset.id)))
+    uncommitted.close()
+    assert held == sorted(held) and held[-1] < number, held  # each was killed at work
+    with dataset.validate():
+        _, last, _ = driftline(*everything[:-3], "--wait", "60", "--json")
+    assert (last["replayed"], last["skipped"], last["landed"]) == (number - held[-1], held[-1], number - held[-1])
+    rows = [json.loads(m.value())["order_id"] for of in dataset.history().valid.values() for m in of]
+    assert sorted(rows) == sorted(f"bad-{i}" for i in range(number))
+    report = verify(dataset.settings, contract_file.load(str(dataset.contract)))
+    assert (report["ok"], report["replayed"], report["unmarked"]) == (True, number, 0), report["first"]
 
 
 def test_a_transaction_that_cannot_be_committed_says_that_it_may_be_run_again(broken, monkeypatch):
