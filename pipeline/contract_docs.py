@@ -46,7 +46,7 @@ standard (ODCS v3.1):
 | allowed values | record | the listed texts, case and normal form included | a set; nulls ignored | `invalidValues` with `validValues` |
 | pattern | record | the whole text, RE2 syntax (linear time, `\\d` is 0-9); a trailing newline fails | searched from the start | ECMA-262, tools differ on anchoring |
 | several fields | record | broken iff every `when` holds and a `then` does not; a comparison with null never decides | as SQL, where null is unknown | no form: `custom` |
-| unique, also over several columns | window | every row whose key occurs more than once is flagged (two copies: two rows); keys with a null are not compared | the same rows; nulls ignored | `duplicateValues`; tools count groups, not rows: the same data gave 100 there and 10,000 here |
+| unique, also over several columns | window | every row whose key occurs more than once is flagged (two copies: two rows); keys with a null are not compared; compared are 64-bit hashes, so no repeat is missed, and of 10 million different keys two are taken for equal in 3 windows of a million | the same rows; nulls ignored | `duplicateValues`; tools count groups, not rows: the same data gave 100 there and 10,000 here |
 | mean in range | window | over the rows with a value, rejected ones included; bounds inclusive; no value: no verdict against it | nulls ignored; inclusive unless strict | no form: `sql` or `custom` |
 | row count | window | decoded rows, rejected ones included; a window without a row between two others counts 0 | rows of the batch | `rowCount` |
 | freshness | window | seconds from the newest event time to the newest append time of the window | no form | a service-level property |

@@ -141,7 +141,7 @@ class _Worker:
 _WORKERS = (
     _Worker("validator", ("validate",), "judges every record against the contract", capped=True),
     _Worker("drift", ("drift",), "counts panes, judges windows, raises alerts", memory_mb=768, capped=True),
-    _Worker("compactor", ("compact",), "writes valid rows to the lake", memory_mb=1024),
+    _Worker("compactor", ("compact",), "writes valid rows to the lake", memory_mb=1024, capped=True),
     _Worker("score", ("score",), "sends the stream to the prediction service"),
     _Worker("evaluate", ("evaluate",), "joins predictions with outcomes"),
     _Worker("control", ("control",), "answers alerts: retrain, promote, accept", memory_mb=2048, start_s=90),

@@ -2,10 +2,9 @@
 
     driftline bench backlog [--full]      1 M records; --full 10 M
 
-All three run at once, as the process table says: validator and drift with their cap enforced by the kernel
-(DRIFTLINE_MEMORY_MB), the compactor with none here. They find the
-backlog at their start; when it is worked off the load is steady for a while and then tenfold. What they hold at most is
-what the kernel says. Bars: no process ends, none passes its cap, every record is judged and every valid one in the lake.
+All three run at once, as the process table says, with their cap enforced by the kernel (DRIFTLINE_MEMORY_MB). They find
+the backlog at their start; when it is worked off the load is steady for a while and then tenfold. What they hold at most
+is what the kernel says. Bars: no process ends, none passes its cap, every record is judged and every valid one in the lake.
 """
 
 from __future__ import annotations
