@@ -10,11 +10,14 @@ from scipy import stats
 
 from pipeline.contract import MonitoredFeature
 from stream_processors.comparing import statistics
+from stream_processors.comparing.p_values import ks_p_value
 from stream_processors.reference import cells
 from stream_processors.reference.cells import EMPTY, Counts, FeatureReference
 from tests.bench._drift_answers import Answer, Size, shared_out
 from tests.bench.report import bar, progress
 
+QUIET = {"short": (200, 2_000), "default": (400, 1_000_000), "full": (1_000, 1_000_000)}  # pairs, rows of each sample
+NOMINAL = 0.05
 CASES = {"short": 150, "default": 10_000, "full": 10_000}
 X = MonitoredFeature("x", "numeric")
 Draw = Callable[[np.random.Generator, int], np.ndarray]
@@ -91,8 +94,19 @@ def slides(panes: int = 60, window: int = 12) -> int:
     return wrong
 
 
+def quiet(job: tuple[int, int]) -> bool:
+    """Whether p < .05 for two samples of one law, `job[1]` rows each."""
+    rng = np.random.default_rng([7, job[0]])
+    rows, known = job[1], reference(rng.normal(size=job[1]))
+    distance = statistics.ks(known, counted(known, rng.normal(size=rows))).statistic
+    return ks_p_value(distance, rows, rows) < NOMINAL
+
+
 def run(size: Size) -> Answer:
     cases = CASES[size]
+    pairs, rows = QUIET[size]
+    rejected = float(np.mean(list(shared_out(quiet, [(seed, rows) for seed in range(pairs)]))))
+    low, high = (float(q) / pairs for q in stats.binom(pairs, NOMINAL).interval(0.99))
     found = list(shared_out(case, range(cases)))
     scipys, bracket = (max(f[i] for f in found) for i in range(2))
     unequal, wrong = sum(not f[2] for f in found), slides()
@@ -101,12 +115,14 @@ def run(size: Size) -> Answer:
         "Exact, mergeable counts",
         f"{cases:,} random pairs of samples of 1 to 2,000 rows in {len(KINDS)} kinds ({', '.join(KINDS)}), some with nulls or from "
         "another kind. Each window is also split at random, counted apart, merged in a random order, something added and "
-        f"retracted. The truth is `scipy.stats.ks_2samp`.",
+        f"retracted. The truth is `scipy.stats.ks_2samp`. Then {pairs} pairs of normal samples of {rows:,} rows each: how often p < {NOMINAL}, beside 99 % of a binomial.",
         [
             bar("exactness: worst |D - scipy|", scipys, "<=", 1e-12),
             bar("exactness: split and merged counts that differ from the whole", unequal, "==", 0),
             bar("exactness: slides by subtraction that differ from a recount", wrong, "==", 0),
             bar("exactness: worst distance of D from its certified bracket", bracket, "<=", 1e-12),
+            bar(f"exactness: share of p < .05 of quiet pairs of {rows:,} rows, least", rejected, ">=", round(low, 4)),
+            bar(f"exactness: share of p < .05 of quiet pairs of {rows:,} rows, most", rejected, "<=", round(high, 4)),
         ],
         {"cases": cases},
     )

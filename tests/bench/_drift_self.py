@@ -92,6 +92,7 @@ def run(size: Size) -> Answer:
     ]
     covers = float(np.mean([s.interval[0] <= truth[i % REFERENCES] <= s.interval[2] for i, s in enumerate(whole)]))
     within = float(np.mean([s.interval[0] <= 1.0 for s in whole]))
+    nominal = float(np.mean([s.interval[0] <= 1.0 <= s.interval[2] for s in whole]))
     by_rate = {times: float(np.mean([s.interval[0] > 1.0 for s in found])) for times, found in loose.items()}
     caught = sum(s.canaries[0] for s in whole) / max(1, sum(s.canaries[1] for s in whole))
     said = stated(_loose_budget(BROKEN[0]))
@@ -106,13 +107,14 @@ def run(size: Size) -> Answer:
     bars = (
         ("days whose interval covers the rate of all days together", covers, ">=", 0.95, False),
         ("days whose interval does not lie above the nominal rate", within, ">=", 0.95, True),
+        ("days whose interval covers the nominal rate, a bound that is not reached", nominal, ">=", 0.95, False),
         ("days on which the alert rule exposes thresholds 10 times too loose", exposed, ">=", 0.95, True),
         (
             "days whose measured rate alone exposes thresholds 100 times too loose",
             by_rate[BROKEN[1]],
             ">=",
             0.95,
-            False,
+            required,
         ),
         ("canaries of the gauge's size caught, at least", caught, ">=", 0.85, required),
         ("canaries of the gauge's size caught, at most", caught, "<=", 0.95, required),
@@ -157,7 +159,7 @@ def run(size: Size) -> Answer:
         ],
         [Picture("self", "published false-alarm rate by day", draw)],
         [
-            "The nominal rate is an upper bound, so the interval lies below it on most days; what it must cover is the true rate, known here from all days together.",
+            "The nominal rate is an upper bound, so the interval lies below it and does not cover it, which a bar asks all the same; what it must cover is the true rate, known here from all days together.",
             "Thresholds that are wrong are exposed at once by what they state; the measured rate exposes what errs elsewhere, once it passes the budget itself.",
         ],
     )

@@ -37,6 +37,7 @@ QUESTIONS = {
     "segments": "_drift_segments",
     "self-monitoring": "_drift_self",
     "backtest": "_drift_backtest",
+    "real-file": "_drift_retail",
     "broker": "_drift_broker",
 }  # speed first, while the machine is cool
 
