@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import OffsetSpec
@@ -23,6 +24,9 @@ from pipeline.kafka import admin, create_topics  # noqa: E402
 from pipeline.settings import Settings, from_environment  # noqa: E402
 from pipeline.topics import Topic, all_topics  # noqa: E402
 from tests.waiting import wait_until  # noqa: E402
+
+hypothesis.settings.register_profile("driftline", deadline=None)  # no test is timed: machines are shared
+hypothesis.settings.load_profile("driftline")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -298,7 +298,7 @@ def test_what_is_no_contract_is_told_with_a_line(text: str) -> None:
 
 
 @given(st.integers(0, len(SALES)), st.integers(0, 60), st.text(max_size=10))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_damaged_contract_is_read_or_refused_and_never_crashes(at: int, length: int, inserted: str) -> None:
     try:
         contract_file.parse(SALES[:at] + inserted + SALES[at + length :], "s.yaml")

@@ -230,7 +230,7 @@ def agree(values: list[bytes | None], decoder: decode.Decoder) -> None:
 
 
 @given(st.lists(good_sales, max_size=4), st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_valid_record_is_valid_and_comes_back_as_it_was(records: list[dict], ascii_only: bool) -> None:
     values = [json.dumps(r, ensure_ascii=ascii_only).encode() for r in records]
     decoded = batch_of(values)
@@ -256,7 +256,7 @@ def test_any_valid_record_is_valid_and_comes_back_as_it_was(records: list[dict],
         max_size=4,
     )
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_batch_and_single_verdict_agree_on_any_object(drawn: list[tuple[dict, dict, set[str]]]) -> None:
     agree(
         [
@@ -276,7 +276,7 @@ def test_batch_and_single_verdict_agree_on_any_object(drawn: list[tuple[dict, di
         max_size=4,
     )
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_batch_and_single_verdict_agree_with_optional_fields(drawn: list[tuple[dict, set[str]]]) -> None:
     agree(
         [
@@ -288,7 +288,7 @@ def test_batch_and_single_verdict_agree_with_optional_fields(drawn: list[tuple[d
 
 
 @given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 12), st.binary(max_size=12)), max_size=3), st.booleans())
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @example([(1, 0, b'"price":1,')], False)
 def test_bytes_spliced_into_a_record_never_crash_and_verdicts_agree(
     cuts: list[tuple[int, int, bytes]], retail: bool
@@ -300,7 +300,7 @@ def test_bytes_spliced_into_a_record_never_crash_and_verdicts_agree(
 
 
 @given(st.lists(st.binary(max_size=60) | st.none(), max_size=5))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_bytes_never_crash(values: list[bytes | None]) -> None:
     agree(values, DECODER)
 

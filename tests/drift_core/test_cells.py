@@ -26,7 +26,7 @@ def naive(reference: list[float], x: float) -> int:
     return 2 * sum(u < x for u in known) + (x in known)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(NUMBERS, NUMBERS)
 def test_code_is_twice_the_values_below_plus_one_on_a_reference_value(reference, window):
     known = numeric(reference)
@@ -36,7 +36,7 @@ def test_code_is_twice_the_values_below_plus_one_on_a_reference_value(reference,
     assert np.repeat(within.codes, within.n).tolist() == codes
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(NUMBERS, NUMBERS)
 def test_beyond_the_range_a_code_holds_the_value_between_two_fences(reference, window):
     known = numeric(reference)
@@ -62,7 +62,7 @@ def test_fences_stand_within_a_tenth_of_the_way_on_both_sides_and_towards_zero()
     assert (small[:-1] / small[1:]).max() < 1.0906 and small[-1] < 1e-7 * outside.low
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(NUMBERS, NUMBERS, st.lists(st.integers(0, 60), max_size=4), st.randoms())
 def test_any_split_in_any_order_adds_up_to_the_whole(reference, window, cuts, random):
     known = numeric(reference)
@@ -75,7 +75,7 @@ def test_any_split_in_any_order_adds_up_to_the_whole(reference, window, cuts, ra
     assert sum(parts, EMPTY).to_bytes() == whole.to_bytes()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(TEXTS, TEXTS, TEXTS)
 def test_retracting_what_was_added_leaves_what_was_there(reference, first, second):
     known = categorical(reference)
@@ -157,7 +157,7 @@ def test_a_reference_survives_its_bytes(known):
     assert again.key == known.key and again.cell_rows.tolist() == known.cell_rows.tolist()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(0, 6 * 24), st.none() | FEW), min_size=1, max_size=80),
     st.booleans(),

@@ -187,7 +187,7 @@ def test_the_library_tells_a_large_shift_as_it_is():
     assert number(r"shift \+([\d.]+) sd", monitor.update({"price": rng.normal(950, 10, 2_000)})["price"].change) == pytest.approx(90, rel=0.06)  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(0, 2**31), st.floats(-100, 100), st.floats(0.05, 20), st.sampled_from(LISTED), st.integers(0, 400))
 def test_every_window_has_a_finite_name_and_a_shift_keeps_its_side(seed, shift, scale, nearest, n):
     rng = np.random.default_rng(seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_processors.reference.counts import EMPTY, Counts, sum_of, sums_of_bytes
@@ -20,7 +20,6 @@ def counts(draw: st.DrawFn) -> Counts:
     return Counts(codes, n, draw(st.integers(0, 1 << 40)))
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(counts(), min_size=1, max_size=4), max_size=4))
 def test_adding_bytes_is_adding_what_they_hold(groups):
     found = sums_of_bytes([[part.to_bytes() for part in group] for group in groups])
@@ -28,7 +27,6 @@ def test_adding_bytes_is_adding_what_they_hold(groups):
     assert [(total.to_bytes(), rows) for total, rows in found] == [(total.to_bytes(), total.rows) for total in expected]
 
 
-@settings(deadline=None)
 @given(st.lists(counts(), max_size=6))
 def test_a_sum_of_many_is_one_after_the_other(parts):
     expected = EMPTY
@@ -37,7 +35,6 @@ def test_a_sum_of_many_is_one_after_the_other(parts):
     assert sum_of(parts).to_bytes() == sum_of(parts[::-1]).to_bytes() == expected.to_bytes()
 
 
-@settings(deadline=None)
 @given(counts(), st.data())
 def test_bytes_of_another_length_are_refused(own, data):
     value = own.to_bytes()

@@ -289,7 +289,7 @@ def test_quiet_panes_before_the_alarm_prove_no_return():
     assert watch.fired_at == 127 and not watch.said.returned
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.sampled_from([0, 1, 20, 300]), min_size=1, max_size=40), st.integers(0, 40), st.integers(0, 2**31))
 def test_a_restart_from_bytes_at_any_pane_ends_in_the_same_bytes(sizes, cut, seed):
     rng = np.random.default_rng(seed)

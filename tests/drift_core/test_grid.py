@@ -13,7 +13,7 @@ from tests.drift_core.samples import categorical, channels, floats, numeric
 ODD = st.sampled_from([-np.inf, -1e300, -2.5, -0.0, 0.0, 5e-324, 1.0, 1.5, 2.0, 1e300, np.inf, np.nan])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(ODD | st.floats(), min_size=1, max_size=60),
     st.lists(ODD | st.floats(), max_size=60),

@@ -108,7 +108,7 @@ def test_an_alarm_ends_when_the_effect_is_within_tolerance_though_not_gone():
     assert detectors.fired(state)[0] and not any(shown[:6]) and any(shown[6:24])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**31), st.floats(-3, 3), st.floats(0.3, 3), st.booleans())
 def test_the_wasserstein_bound_without_allowances_stays_below_the_distance_and_near_it(seed, move, scale, ties):
     rng = np.random.default_rng(seed)
@@ -153,7 +153,7 @@ def test_within_a_tolerance_beyond_the_range_nothing_pages():
     assert fires(known, asked(NUMBER, "wasserstein", 200.0), panes)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(0, 2**31), st.sampled_from([0.01, 0.1, 0.5, 1.0, 10.0, 100.0]), st.floats(-60, 60), st.floats(0.3, 20)
 )
@@ -181,7 +181,7 @@ def test_a_bound_beyond_the_range_holds_half_of_the_way_there():
         assert 0.45 * move <= bound <= move
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**31), st.integers(50, 100_000))
 def test_the_share_bound_holds_for_the_largest_move(seed, n):
     """At level 12 a bound above the true move has the chance 6e-6."""

@@ -56,7 +56,7 @@ def test_the_statistics_are_those_of_the_two_samples():
     assert told.p_value == pytest.approx(expected.pvalue, abs=0.01)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.integers(1, 6_000), min_size=1, max_size=5))
 def test_evidence_does_not_depend_on_how_rows_come(sizes):
     window, at_once, bit_by_bit = rows(5, sum(sizes), factor=1.02), watching(), watching()

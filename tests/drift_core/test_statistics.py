@@ -43,7 +43,7 @@ def test_ks_distance_equals_scipys_on_thousands_of_tied_and_odd_samples():
         assert abs(ours.statistic - stats.ks_2samp(window, reference, method="asymp").statistic) <= 1e-12
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(NUMBERS, NUMBERS)
 def test_ks_distance_is_symmetric_and_in_the_unit_interval(a, b):
     def distance(reference, window):
@@ -142,7 +142,7 @@ def test_too_little_is_undefined_and_says_why(window, reason):
     assert statistics.compare(numeric([None]), cells.EMPTY).undefined == "reference without values"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(NUMBERS, st.lists(st.none() | st.floats() | st.just(np.inf), max_size=50))
 def test_no_statistic_is_ever_nan_or_infinite(reference, window):
     known = numeric(reference)
@@ -225,7 +225,7 @@ def test_a_move_within_the_one_cell_that_can_be_tested_has_no_p_value_and_says_w
     assert found.unsaid == dict.fromkeys(("p_value", "g_statistic", "g_p_value"), categories.FEW_EXPECTED)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.sampled_from([0.0, 1.0, 2.0, np.inf, -np.inf]), min_size=1, max_size=12),
     st.lists(st.sampled_from([None, 0.0, 1.0, 2.0, 5.0, np.inf]), max_size=12),
@@ -331,7 +331,7 @@ def test_wasserstein_is_the_shift_in_the_features_own_units():
     assert found.quantile_shifts == pytest.approx([7] * 5, abs=1)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.floats(-3, 3) | st.sampled_from([0.0, 1.0, 2.0, np.inf, -np.inf]), min_size=1, max_size=400),
     st.lists(st.floats(-4, 4) | st.sampled_from([0.0, 0.5, 1.0, 2.0, np.inf]), min_size=1, max_size=60),

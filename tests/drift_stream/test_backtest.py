@@ -110,7 +110,7 @@ PLANS = {
 
 
 @pytest.mark.parametrize("plan", PLANS)
-@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10_000), cuts=st.integers(1, 12), rows=st.sampled_from([37, 10_000]))
 def test_stored_rows_give_the_verdicts_of_the_live_judge(plan, seed, cuts, rows):
     contract, found = PLANS[plan], history(seed, 9)

@@ -61,7 +61,7 @@ def runs(draw_: st.DrawFn) -> tuple[int, int, int, list[list[int]], list[list[tu
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
 @given(runs())
 def test_latest_verdicts_are_a_function_of_the_log(kind, run):
     contract = KINDS[kind]

@@ -81,7 +81,7 @@ def test_what_was_before_the_last_incident_ended_is_not_asked():
     assert onset is not None and abs(onset.at - at(72)) <= 2 * PANE
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 900), st.integers(0, 1 << 30))
 def test_a_history_is_bounded_and_loses_no_row(panes, seed):
     rng, history, rows = np.random.default_rng(seed), EMPTY, 0

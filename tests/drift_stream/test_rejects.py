@@ -76,7 +76,7 @@ def test_a_contract_can_switch_it_off():
     assert outcomes([partial]) == {}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 1000), st.sets(st.integers(1, 79), max_size=8), st.sets(st.integers(0, 79), max_size=30))
 def test_any_cut_into_blocks_gives_the_same_counts(seed, cuts, bad):
     rng = np.random.default_rng(seed)

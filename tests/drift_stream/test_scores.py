@@ -240,7 +240,7 @@ def runs(draw_: st.DrawFn):
     return cuts, learned, swap, draw_(st.lists(st.integers(0, 9), max_size=50))
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, suppress_health_check=list(HealthCheck))
 @given(runs())
 def test_verdicts_of_scores_are_a_function_of_their_log(run):
     """Interleavings, redelivery, restarts, late learning of references, a model swapped in the middle of a block."""

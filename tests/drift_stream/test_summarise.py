@@ -161,7 +161,7 @@ def test_a_value_without_a_segment_of_its_own_counts_in_the_whole_only():
     assert {c.key for c in partial.panes[0].counts} == {("price", "*"), ("region", "*")}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 1000), st.sampled_from([1, 5, 60, 2000]), st.booleans())
 def test_counts_of_a_pane_are_those_of_its_rows(seed, rows, sparse):
     rng = np.random.default_rng(seed)
@@ -180,7 +180,7 @@ def test_counts_of_a_pane_are_those_of_its_rows(seed, rows, sparse):
             assert one.on_time == cells.count(SET.load()[one.key], column).to_bytes()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 1000), st.sets(st.integers(1, 199), max_size=6))
 def test_any_cut_into_blocks_gives_the_same_counts(seed, cuts):
     rng = np.random.default_rng(seed)

@@ -194,7 +194,7 @@ def test_a_version_or_table_that_is_not_there_is_named(tmp_path):
         lake.identity(lake_of(tmp_path), "shop", version=9)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cuts=st.lists(st.integers(1, 59), max_size=4, unique=True), merged=st.booleans())
 def test_any_batching_gives_the_same_rows_each_offset_in_one_file(tmp_path_factory, cuts, merged):
     tmp_path = tmp_path_factory.mktemp("lake")

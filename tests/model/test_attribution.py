@@ -13,7 +13,6 @@ import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -277,7 +276,6 @@ def test_categories_are_compared_by_shares_and_missing_is_one_of_them() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 1 << 40)), min_size=1, max_size=60, unique=True))
-@hypothesis_settings(deadline=None)
 def test_a_lot_is_the_rows_own_whatever_stands_beside_it(places: list[tuple[int, int]]) -> None:
     partition, offset = (np.array(v) for v in zip(*places, strict=True))
     lots = lot(partition, offset)

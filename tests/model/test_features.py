@@ -114,7 +114,7 @@ LOG = st.tuples(st.lists(EVENT, max_size=30), st.lists(OUTCOME, max_size=20)).ma
 
 
 @given(LOG, st.lists(st.integers(0, 10 * 24 * 4), max_size=2), st.randoms(use_true_random=False))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_online_and_offline_agree_whatever_the_batches(
     log: tuple[pl.DataFrame, pl.DataFrame], cuts: list[int], rng: st.DrawFn
 ) -> None:
@@ -143,7 +143,7 @@ def test_online_and_offline_agree_whatever_the_batches(
 
 
 @given(LOG, st.integers(0, 10 * 24))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_arrives_later_changes_nothing(log: tuple[pl.DataFrame, pl.DataFrame], hour: int) -> None:
     assert not leaks(*log, START + hour * HOUR_MS)
 
@@ -353,7 +353,7 @@ TEXT = st.none() | st.sampled_from(["books", "north", "web", "fax"])
 
 @pytest.mark.parametrize("contract", [SALES, RETAIL], ids=lambda c: c.id)
 @given(data=st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_request_and_a_frame_have_the_same_features(contract: Contract, data: st.DataObject) -> None:
     features = model_features.features_for(contract)
     if contract is RETAIL:

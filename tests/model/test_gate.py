@@ -166,7 +166,7 @@ def test_live_loss_is_within_its_promise_whatever_the_mix_and_outside_when_the_r
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 1), st.floats(0, 1)), max_size=60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_scores_give_an_answer_and_swapping_the_two_never_promotes_both(
     rows: list[tuple[bool, float, float]],
 ) -> None:

@@ -389,7 +389,7 @@ SMALL = sales_rows.events(sales_rows.draw(40, seed=9), 3)
 @given(
     st.permutations(range(40)), st.integers(0, 39), st.sampled_from(["price", "order_id", "raw_offset", "append_time"])
 )
-@hypothesis_settings(max_examples=40, deadline=None)
+@hypothesis_settings(max_examples=40)
 def test_a_digest_depends_on_the_rows_and_on_nothing_else(order: list[int], at: int, column: str) -> None:
     digest = dataset.content_digest(SMALL)
     assert dataset.content_digest(SMALL[order].rechunk()) == digest

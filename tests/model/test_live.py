@@ -37,7 +37,7 @@ EVENTS = [
 
 
 @given(st.permutations(EVENTS))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_any_order_joins_the_same_pairs_once(order: list[tuple[str, str, str | bool]]) -> None:
     joiner, found = Joiner(HOUR), []
     first = next(value for kind, key, value in order if (kind, key) == ("o", "a"))
@@ -94,7 +94,7 @@ def said(predictions: list[Log], outcomes: list[Log]) -> set[tuple[str, int, boo
 
 
 @given(logs(), st.integers(0, 2**32 - 1))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_what_is_joined_is_a_function_of_the_logs(made: tuple[list[Log], list[Log]], seed: int) -> None:
     rng = np.random.default_rng(seed)
     predictions, outcomes = made

@@ -46,7 +46,7 @@ PAIRS = st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=40)
 
 
 @given(PAIRS, st.randoms(use_true_random=False), st.integers(0, 40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_order_and_any_cut_give_the_same_tally(pairs: list[tuple[float, bool]], random: object, cut: int) -> None:
     def one(some: list[tuple[float, bool]]) -> Tally:
         return tally_of(np.array([p for p, _ in some]), np.array([y for _, y in some]))

@@ -59,7 +59,7 @@ def streams(draw: st.DrawFn) -> tuple[list[Row], list[Row]]:
 
 
 @given(streams(), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_matured_row_has_the_lakes_label_however_the_partitions_are_read(
     drawn: tuple[list[Row], list[Row]], data: st.DataObject
 ) -> None:

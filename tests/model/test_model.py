@@ -153,7 +153,7 @@ SCHEMA = {
 
 
 @given(st.lists(ROW, min_size=1, max_size=8))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_plan_and_library_agree_on_any_row(scorer: Scorer, rows: list[dict[str, object]]) -> None:
     """Nulls, infinities and categories that nobody has seen included."""
     frame = pl.DataFrame(rows, schema=SCHEMA).with_columns(pl.col("event_time").dt.replace_time_zone("UTC"))

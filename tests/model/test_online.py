@@ -47,7 +47,7 @@ def test_a_row_is_answered_by_what_was_known_when_it_happened() -> None:
 
 
 @given(st.integers(0, 7_999), st.integers(0, 7_999))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_a_learner_that_stops_anywhere_answers_as_one_that_never_did(first: int, second: int) -> None:
     every, learner, scores = EVENTS, Learner(), []
     for end in (*sorted((first, second)), len(every)):

@@ -54,7 +54,7 @@ PARTS = ("overall", "slices", "groups", "calibration", "replay", "cost", "golden
 
 
 @given(st.sampled_from(PARTS), JSON)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_part_that_is_anything_else_promotes_nothing(part, value):
     found = policy.decide({**CHALLENGER, part: value})
     nothing_to_judge = part in ("slices", "groups") and value == {}
@@ -62,7 +62,7 @@ def test_a_part_that_is_anything_else_promotes_nothing(part, value):
 
 
 @given(JSON)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_document_gets_an_answer_and_it_is_no(document):
     found = policy.decide(document)
     assert not found.promote and found.denied

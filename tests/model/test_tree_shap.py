@@ -80,7 +80,7 @@ DEEP = drawn(4, 63)
 
 
 @given(st.lists(st.lists(VALUE, min_size=WIDTH, max_size=WIDTH), min_size=1, max_size=6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_parts_of_a_row_add_up_to_its_margin_and_to_the_log_odds_of_its_score(rows: list[list[float]]) -> None:
     matrix, plan = np.array(rows), compile_plan(DEEP)
     paths, explainer = paths_of(plan), explainer_of(plan)

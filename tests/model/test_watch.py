@@ -62,7 +62,7 @@ def test_no_answers_no_evidence() -> None:
 
 
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=200), st.integers(1, 199))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_evidence_only_grows_and_a_look_changes_nothing(d: list[float], at: int) -> None:
     path = watch.log_martingale(np.array(d), 1.0)
     assert np.all(np.isfinite(path)) and np.all(np.diff(path) >= np.log(0.5))

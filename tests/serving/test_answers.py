@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from batch import model
@@ -68,7 +68,6 @@ RECORD = st.builds(
 
 
 @given(record=RECORD)
-@settings(deadline=None)
 def test_a_record_alone_is_scored_as_the_library_scores_it_in_a_batch(
     scoring: Scoring, champion: Champion, record: dict[str, object]
 ) -> None:
@@ -81,7 +80,6 @@ def test_a_record_alone_is_scored_as_the_library_scores_it_in_a_batch(
 
 
 @given(record=RECORD)
-@settings(deadline=None)
 def test_an_explanation_takes_the_very_score_apart_and_its_parts_add_up(
     scoring: Scoring, champion: Champion, record: dict[str, object]
 ) -> None:
@@ -103,7 +101,6 @@ def test_an_explanation_takes_the_very_score_apart_and_its_parts_add_up(
 
 
 @given(record=RECORD)
-@settings(deadline=None)
 def test_what_is_logged_of_an_answer_explains_it_as_its_record_does(
     scoring: Scoring, champion: Champion, record: dict[str, object]
 ) -> None:

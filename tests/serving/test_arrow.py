@@ -135,7 +135,7 @@ def record(names: list[str], values: list[list[object]], row: int) -> bytes:
 
 @pytest.mark.parametrize("name", sorted(CONTRACTS))
 @given(data=st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_a_row_gets_the_verdict_of_the_record_that_says_the_same(name: str, data: st.DataObject) -> None:
     contract, decoder = CONTRACTS[name], DECODERS[name]
     names, arrays, values = data.draw(tables(contract))
@@ -231,7 +231,7 @@ def test_a_time_zone_that_is_no_utf_8_is_refused():
 
 
 @given(at=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255), cut=st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_changed_bytes_are_judged_or_refused_and_never_end_the_process(at: float, byte: int, cut: bool) -> None:
     data = bytearray(stream(asked_in(CONTRACTS["sales"], 4).to_arrow()))
     data[int(at * len(data))] = byte

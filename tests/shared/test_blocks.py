@@ -61,7 +61,7 @@ def test_any_body_is_a_batch_or_a_bad_block(body):
         decode(body)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 3000), st.integers(1_000, 20_000), st.integers(1, 2000))
 def test_pieces_are_small_enough_and_together_the_whole_batch(rows, limit, first):
     batch = pa.RecordBatch.from_pydict({"a": [f"{i * 7919 % 10_007:x}" for i in range(rows)], "b": list(range(rows))})
@@ -85,7 +85,7 @@ def test_a_body_of_two_batches_is_refused():
 BODY = encode(pa.RecordBatch.from_pydict({"a": [1, None, 3], "b": ["x", None, "yz"], "c": [0.5, 1.5, None]}))
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(st.lists(st.tuples(st.integers(0, len(BODY) - 1), st.integers(0, 255)), min_size=1, max_size=4))
 def test_a_body_with_some_bytes_changed_is_a_batch_or_a_bad_block(changes):
     """Found by fuzzing: a type of seven bits is `not implemented`, which is no other error to us."""

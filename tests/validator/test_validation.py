@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import blocks, contract_file, decode
@@ -47,7 +47,6 @@ def outcome(value):
 outcomes = st.lists(st.sampled_from([VALID, VALID, VALID, "range", "syntax", "tombstone"]), min_size=1, max_size=40)
 
 
-@settings(deadline=None)
 @given(outcomes, st.integers(0, 1000), st.lists(st.integers(1, 3), max_size=40), st.integers(700, 6000))
 def test_blocks_cover_the_run_without_a_gap_whatever_is_rejected_and_however_small_they_are(kinds, start, holes, limit):
     offsets = start + np.cumsum((holes + [1] * len(kinds))[: len(kinds)]) - 1
@@ -64,7 +63,6 @@ def test_blocks_cover_the_run_without_a_gap_whatever_is_rejected_and_however_sma
         assert all(piece.header.start <= o < piece.header.end for o in rows["raw_offset"].to_pylist())
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(-5000, 0), min_size=1, max_size=30), st.none() | st.integers(-5000, 0), st.integers(700, 6000)
 )
