@@ -14,7 +14,8 @@ def log(event: str, /, level: str = "info", **fields: object) -> None:
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     line = " ".join([now, level, event, *(f"{k}={_plain(v)}" for k, v in fields.items())])
     with _lock:
-        print(line, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{line}\n")  # in one piece: print writes the line's end apart, and others write there, too
+        sys.stderr.flush()
 
 
 def _plain(value: object) -> str:

@@ -43,7 +43,7 @@ class Points:
             self._end(name)
 
     def _end(self, name: str) -> None:
-        os.write(2, f"- - {FIRED} name={name}\n".encode())
+        os.write(2, f"\n- - {FIRED} name={name}\n".encode())  # another thread may be in the middle of a line
         os.kill(os.getpid(), signal.SIGKILL)
 
 
