@@ -186,6 +186,12 @@ def test_verdicts_of_whole_runs_and_other_messages_are_left_aside():
     assert quality_of({**body, "window_start": "run"}) is None and quality_of({}) is None
 
 
+def test_a_rule_that_only_informs_names_no_cause():
+    body = {"window_start": "2026-06-01T00:00:00.000Z", "window_end": "2026-06-02T00:00:00.000Z", "rule": "unique_customer_day", "kind": "unique", "rows": 9, "violations": 8}  # fmt: skip
+    assert quality_of({**body, "severity": "degraded"}) is not None
+    assert quality_of({**body, "severity": "info"}) is None
+
+
 def test_of_a_rule_and_window_the_newest_verdict_is_heard_and_other_messages_are_not():
     class Said:
         def __init__(self, **body: object):
