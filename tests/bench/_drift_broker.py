@@ -1,11 +1,9 @@
-"""Question: does the whole stream keep the budget? One quiet month in event time through a real broker, validator and drift process."""
+"""Question: does the whole stream keep the budget, and page when it must? A quiet month in event time and a day of dearer goods through a real broker."""
 
 from __future__ import annotations
 
 import json
 import re
-import signal
-import subprocess
 import tempfile
 import time
 from collections import Counter
@@ -14,19 +12,20 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from pipeline import blocks, contract_file, kafka, times, topics
+from pipeline import contract_file, times
 from producers.sales import BLOCK_ORDERS, CATEGORIES, CHANNELS, REGIONS, World, orders
 from tests.bench._drift_answers import Answer, Size, Table
-from tests.bench._hops import ROOT, Hops, hops
+from tests.bench._hops import hops
 from tests.bench.report import bar, progress
 from tests.contracts import renamed
 
-DAYS = {"short": 1, "default": 30, "full": 30}  # of event time
+DAYS = {"short": 1, "default": 30, "full": 30}  # of quiet event time
+SHIFT, SHIFTED = "price-move", "price"  # 15 % dearer, 0.08 standard deviations of the prices; what moves
+SHIFT_HOURS = {"short": 6, "default": 24, "full": 24}  # that it lasts, behind the quiet days
+LATEST_MIN = 120  # event minutes from the shift to the end of the window that pages
 ROWS = 100  # a pane of a minute, in the mean; the daily cycle moves it
 SPEED = 1_440  # event seconds a wall second, were it paced; it is sent flat out
 REFERENCE_ROWS, REFERENCE_DAYS = 100_000, 14
-DEADLINE_S = 900.0
-QUIET_POLLS = 30  # seconds without a new verdict: the end
 DATASET = "quiet_month"
 
 
@@ -68,82 +67,52 @@ def reference_file(folder: Path, clock: str, before_ms: int) -> Path:
     return file
 
 
-def judged(run: Hops, hours: int) -> float:
-    """Drift until it has nothing more to say; seconds from its start to the last verdict."""
-    log = (run.home / "drift.log").open("w")
-    process = subprocess.Popen(run.command("drift"), env=run.environment, cwd=ROOT, stdout=log, stderr=log)
-    began, last, quiet, spoken = time.monotonic(), -1, 0, 0.0
-    client = kafka.consumer(run.settings, "bench-verdicts")
-    try:
-        while time.monotonic() - began < DEADLINE_S and quiet < QUIET_POLLS and process.poll() is None:
-            time.sleep(1.0)  # a poll of a live process, with a deadline; it ends when verdicts stop coming
-            count = sum(high - low for low, high in kafka.bounds(client, topics.VERDICTS).values())
-            quiet = quiet + 1 if count == last and count else 0
-            if count != last:
-                last, spoken = count, time.monotonic() - began
-                if int(spoken) % 20 == 0:
-                    progress(f"broker: {count} verdicts of {hours} hours after {spoken:.0f} s")
-        if process.poll() is not None:
-            raise SystemExit(
-                "drift ended by itself:\n" + "\n".join((run.home / "drift.log").read_text().splitlines()[-10:])
-            )
-    finally:
-        client.close()
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-    return spoken
-
-
 def run(size: Size) -> Answer:
-    days = DAYS[size]
-    events = days * 1_440 * ROWS
-    start = (int(time.time()) // 86_400 - days - 1) * 86_400_000
+    days, hours = DAYS[size], SHIFT_HOURS[size]
+    events = (days * 24 + hours) * 60 * ROWS
+    start = (int(time.time()) // 86_400 - days - 2) * 86_400_000
+    shift = start + days * 86_400_000
     with tempfile.TemporaryDirectory(prefix="driftline-bench-") as folder, hops(str(contract_of(Path(folder)))) as run:
-        clock = run.contract.time.field
-        file = reference_file(Path(folder), clock, start)
-        text = str(np.datetime64(start, "ms")) + "Z"
-        run.run("reference", "build", "--file", str(file), "--effective-from", text)
+        file = reference_file(Path(folder), run.contract.time.field, start)
+        run.run("reference", "build", "--file", str(file), "--effective-from", times.to_text(start))
         run.run(
             "produce", "--events", str(events), "--flat-out", "--rate", str(ROWS / 60 * SPEED), "--speed", str(SPEED),
-            "--start", text, "--seed", "17", "--no-outcomes",
+            "--start", times.to_text(start), "--schedule", f"baseline@0,{SHIFT}@{days}d", "--seed", "17", "--no-outcomes",
         )  # fmt: skip
         run.run("validate", "--exit-at-end")
-        seconds = judged(run, days * 24)
-        found = [json.loads(m.value()) for m in kafka.read_all(run.settings, topics.VERDICTS)]
-        alerts = [json.loads(m.value()) for m in kafka.read_all(run.settings, topics.ALERTS) if m.value()]
-        headers = [
-            blocks.from_headers(kafka.headers_of(m))
-            for m in kafka.read_all(run.settings, topics.blocks(run.contract.id))
-        ]
-        newest: dict[int, int] = {}
-        for header in headers:
-            newest[header.partition] = max(newest.get(header.partition, start), header.max_event_time or start)
-        last = min(newest.values())  # the slowest partition's clock is the stream's
+        clocks = run.clocks()
+        run.judge(clocks)
+        found, alerts = run.verdicts(), run.alerts()
         lateness = int(run.contract.time.lateness.total_seconds() * 1_000)
-        due = {
-            at for at in range(start, last - lateness - 3_600_000 + 1, 3_600_000)
-        }  # hours that the log itself has closed
+        closed = min(clocks.values()) - lateness  # the slowest partition's clock is the stream's
+        due = set(range(start, closed - 3_600_000 + 1, 3_600_000))  # hours that the log itself has closed
         took = dict(run.seconds)
     latest = {(v["window_start"], v["feature"], v["segment"]): v for v in found}
-    paged = {a["episode"] for a in alerts if a["state"] == "firing"}
     windows = {times.to_ms(w) for w, _, _ in latest}
     rows = sum(v["n"] for v in latest.values() if v["feature"] == "price" and v["segment"] == "*")
     states = Counter(v["state"] for v in latest.values())
     mute = states["reference_too_small"] + states["undefined"]
+    fired = [a for a in alerts if a["state"] == "firing"]
+    false = {a["episode"] for a in fired if times.to_ms(a["window_end"]) <= shift}
+    pages = [a for a in fired if a["episode"] not in false]
+    delay = (times.to_ms(pages[0]["window_end"]) - shift) / 60_000 if pages else float("nan")
+    moved = sorted({f["feature"] for f in pages[0]["features"]}) if pages else []
+    causes = [c["kind"] for c in pages[0]["causes"]] if pages else []
     for a in alerts:
         if a["state"] in ("firing", "resolved"):
             progress(f"broker: {json.dumps(a)}")
-    progress(f"broker: {len(windows)} windows, {rows} rows judged, states {dict(states)}, {len(paged)} pages")
+    progress(f"broker: {len(windows)} windows, {rows} rows judged, states {dict(states)}, {len(false)} false pages")
     return Answer(
         "End to end on a broker",
-        f"{events:,} quiet orders of the generator, {days} day{'s' if days > 1 else ''} of event time with its daily and weekly arrivals, sent flat out "
-        f"through producer, validator and drift process on a real broker. The sales contract with panes of a minute and no tolerance: six features, "
-        f"`*` and five regions (a reference made from a file knows no rejects); one page in 30 days; a reference of {REFERENCE_ROWS:,} orders of another seed.",
+        f"{events:,} orders of the generator, {days} quiet day{'s' if days > 1 else ''} of event time with daily and weekly arrivals and {hours} hours "
+        f"in which all goods are 15 % dearer (`{SHIFT}`), sent flat out through producer, validator and drift process on a real broker. The sales "
+        f"contract with panes of a minute and no tolerance: six features, `*` and five regions (a reference made from a file knows no rejects); "
+        f"one page in 30 days; a reference of {REFERENCE_ROWS:,} orders of another seed.",
         [
-            bar(f"broker: pages in {days} days of event time", len(paged), "<=", 1),
+            bar(f"broker: pages in {days} quiet days of event time", len(false), "<=", 1),
+            bar("broker: pages of the shift behind them, at least", len({a["episode"] for a in pages}), ">=", 1),
+            bar("broker: event minutes from the shift to the end of the window that pages", delay, "<=", LATEST_MIN),
+            bar(f"broker: that page names `{SHIFTED}`", int(SHIFTED in moved), "==", 1),
             bar(
                 "broker: share of the rows sent that the latest verdicts of `price` count",
                 round(rows / events, 4),
@@ -158,8 +127,11 @@ def run(size: Size) -> Answer:
             ),
             bar(f"broker: of {len(due)} hours that the log has closed, not judged", len(due - windows), "==", 0),
         ],
-        {"states": dict(states), "seconds_by_hop": {**took, "drift": round(seconds, 1)}},
-        [Table("Seconds", ("hop", "seconds"), [*took.items(), ("drift, to its last verdict", round(seconds, 1))])],
+        {"states": dict(states), "seconds_by_hop": took, "page": {"features": moved, "causes": causes}},
+        [Table("Seconds", ("hop", "seconds"), list(took.items()))],
         [],
-        [f"The drift hop took {events / max(seconds, 1e-9):,.0f} events a second, start included."],
+        [
+            f"The page names {', '.join(f'`{name}`' for name in moved) or 'nothing'}, and as its cause {causes[0] if causes else 'nothing'}.",
+            f"The drift hop took {events / max(took['drift'], 1e-9):,.0f} events a second, start included.",
+        ],
     )
