@@ -21,7 +21,7 @@ References: Shiryaev 1963; Roberts 1966; Shin, Ramdas, Rinaldo 2023 (see `budget
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import exp, isfinite
 from typing import Literal, NamedTuple
 
@@ -35,7 +35,7 @@ from stream_processors.detectors.budget import Budget, Key, thresholds
 from stream_processors.detectors.engine import ALT, ALTS, LEVEL
 from stream_processors.detectors.packs import Pack, level_sizes, pack
 from stream_processors.reference.cells import FeatureReference, coarse
-from stream_processors.reference.counts import Counts
+from stream_processors.reference.counts import EMPTY, Counts
 from stream_processors.reference.slots import MONDAY, WEEK
 
 Rule = Literal["bank", "scan", "confseq"]
@@ -80,7 +80,7 @@ class State(NamedTuple):
         return State(arrays[0].reshape(-1, engine.COUNTERS), arrays[1].reshape(-1, engine.VALUES), *arrays[2:])
 
 
-class Evidence(msgspec.Struct, frozen=True):
+class Evidence(msgspec.Struct, frozen=True, gc=False):
     """What a detector says after a step; natural logs, finite or None."""
 
     e_value: float | None  # log M; None before the first row, or if the bank is off or empty
@@ -120,6 +120,7 @@ class Detectors:
         self._place = {key: k for k, key in enumerate(self.keys)}
         sizes = [len(r.cell_rows) for r in self.references.values()]
         self.offsets = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64))).astype(np.int64)  # of the packed pane
+        self._cell_of, self._codes = _cells_of(list(self.references.values()), self.offsets)
         self._apart = _apart(self.references)
         named = "\n".join(f"{f}\t{s}" for f, s in self.keys).encode()
         mark = hashlib.sha256(self._pack.at.astype("<i8").tobytes() + named).digest()
@@ -155,9 +156,7 @@ class Detectors:
 
     def step(self, state: State, counts: Mapping[Key, Counts], pane_start: int) -> None:
         """One pane of on-time rows for every key, in place; a key without counts has an empty pane."""
-        self.step_coarse(
-            state, {key: coarse(self.references[key], counts[key]) for key in self.keys if key in counts}, pane_start
-        )
+        self.step_coarse(state, self.coarse(counts), pane_start)
 
     def step_coarse(self, state: State, counts: Mapping[Key, np.ndarray] | np.ndarray, pane_start: int) -> None:
         """The same from coarse counts, by key or packed: the keys' cells in order, key k's from `offsets[k]`."""
@@ -180,6 +179,18 @@ class Detectors:
             return packed
         gone = self._apart[(pane_starts - MONDAY) % WEEK * len(self._apart) // WEEK]
         return np.where(np.repeat(gone, np.diff(self.offsets), axis=1), 0, packed) if gone.any() else packed
+
+    def coarse(self, counts: Mapping[Key, Counts]) -> np.ndarray:
+        """A packed pane from exact counts: those of `cells.coarse`, of all keys at once."""
+        own = [counts.get(key, EMPTY) for key in self.keys]
+        sizes, codes = [len(c.codes) for c in own], np.concatenate([EMPTY.codes, *(c.codes for c in own)])
+        if (codes >= np.repeat(np.diff(self._codes), sizes)).any():
+            return self.packed({key: coarse(self.references[key], c) for key, c in zip(self.keys, own, strict=True)})
+        cells = self._cell_of[codes + np.repeat(self._codes[:-1], sizes)]
+        n = np.concatenate([EMPTY.n, *(c.n for c in own)])
+        made = np.bincount(cells, weights=n, minlength=int(self.offsets[-1])).astype(np.int64)
+        made[self.offsets[1:] - 1] += np.array([c.nulls for c in own], np.int64)
+        return made
 
     def packed(self, counts: Mapping[Key, np.ndarray]) -> np.ndarray:
         made = np.zeros(int(self.offsets[-1]), np.int64)
@@ -251,6 +262,12 @@ class Detectors:
     def _back(self, k: int) -> slice:
         mine = self._alts(k)
         return slice(4 * engine.LEVELS * mine.start, 4 * engine.LEVELS * mine.stop)
+
+
+def _cells_of(references: Sequence[FeatureReference], offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(packed cell of each code of each key, where each key's codes begin, and the end)."""
+    cells = [r.cell_of + first for r, first in zip(references, offsets[:-1], strict=True)]
+    return np.concatenate([np.empty(0, np.int64), *cells]), np.cumsum([0, *map(len, cells)])
 
 
 def _apart(references: Mapping[Key, FeatureReference]) -> np.ndarray | None:

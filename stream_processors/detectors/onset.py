@@ -17,7 +17,7 @@ is Hansen's 90 % set, P(loss <= x) = (1 - exp(-x/2))**2; for a ramp the loss is 
 the interval is wider than asked. The direction is estimated from the same rows and the rows were chosen by an alarm,
 so the coverage is measured (docs/drift-stream.md), not proved.
 
-Cost: a push is one bincount over all keys; an estimate some 10 ms, made when an alert is.
+Cost: a push is one bincount over all keys, entries are shared with the history before it; an estimate some 10 ms, made when an alert is.
 References: Hinkley, Inference about the change-point in a sequence of random variables, Biometrika 57 (1970) 1;
 Hansen, Sample splitting and threshold estimation, Econometrica 68 (2000) 575, doi:10.1111/1468-0262.00124.
 """
@@ -33,7 +33,7 @@ import msgspec
 import numpy as np
 
 from stream_processors.judging.panes import Key
-from stream_processors.reference.cells import Counts, FeatureReference
+from stream_processors.reference.cells import FeatureReference
 
 VALUE_CELLS = 10
 CELLS = VALUE_CELLS + 2  # values never seen, nulls
@@ -70,44 +70,39 @@ class History:
 
     version: int
     keys: tuple[Key, ...]
-    starts: np.ndarray  # int64[E], start of an entry's first pane
-    spans: np.ndarray  # int64[E], its panes
-    counts: np.ndarray  # int64[E, K, CELLS]
+    starts: tuple[int, ...]  # of an entry's first pane
+    spans: tuple[int, ...]  # its panes
+    counts: tuple[np.ndarray, ...]  # its int64[K, CELLS], never changed: histories share them
 
-    def push(
-        self, version: int, pane: int, members: Mapping[Key, FeatureReference], own: Mapping[Key, Counts]
-    ) -> History:
-        """With one more pane; another version begins anew."""
-        folds = _folds(tuple(members[key] for key in sorted(members)))
-        before = self if (version, folds.keys) == (self.version, self.keys) else _empty(version, folds.keys)
-        starts = np.append(before.starts, pane)
-        spans = np.append(before.spans, 1)
-        counts = np.concatenate((before.counts, folds.fold(own)[None]))
+    def push(self, version: int, pane: int, members: Mapping[Key, FeatureReference], packed: np.ndarray) -> History:
+        """With one more pane, its coarse counts packed in the order of `members`; another version begins anew."""
+        folds = _folds(tuple(members.values()))
+        before = (
+            self if (version, folds.keys) == (self.version, self.keys) else History(version, folds.keys, (), (), ())
+        )
+        starts, spans, counts = [*before.starts, pane], [*before.spans, 1], [*before.counts, folds.fold(packed)]
         for span in SPANS:
-            of = np.flatnonzero(spans == span)
-            if len(of) <= A_SPAN:
+            if spans.count(span) <= A_SPAN:
                 break
-            first = int(of[0])
+            first = spans.index(span)
             if span < SPANS[-1]:
-                counts[first + 1] += counts[first]
-                spans[first + 1] *= 2
-                starts[first + 1] = starts[first]
-            starts, spans, counts = (np.concatenate((one[:first], one[first + 1 :])) for one in (starts, spans, counts))
-        return History(version, before.keys, starts, spans, counts)
+                starts[first + 1], spans[first + 1] = starts[first], 2 * span
+                counts[first + 1] = counts[first] + counts[first + 1]
+            del starts[first], spans[first], counts[first]
+        return History(version, before.keys, tuple(starts), tuple(spans), tuple(counts))
 
     def before(self, pane: int) -> History:
         """Without what is not wholly before a pane."""
-        kept = self.starts < pane
-        if kept.any():
-            kept[np.flatnonzero(kept)[-1]] &= bool(self.spans[kept][-1] == 1)
-        return replace(self, starts=self.starts[kept], spans=self.spans[kept], counts=self.counts[kept])
+        kept = sum(start < pane for start in self.starts)
+        if kept and self.spans[kept - 1] > 1:
+            kept -= 1
+        return replace(self, starts=self.starts[:kept], spans=self.spans[:kept], counts=self.counts[:kept])
 
     def to_bytes(self) -> bytes:
-        width = 2 if self.counts.max(initial=0) < 1 << 16 else 8
-        body = self.counts.astype(f"<u{width}").tobytes()
-        return msgspec.msgpack.encode(
-            _Form(self.version, self.keys, tuple(self.starts.tolist()), tuple(self.spans.tolist()), width, body)
-        )
+        counts = np.array(self.counts, np.int64)
+        width = 2 if counts.max(initial=0) < 1 << 16 else 8
+        body = counts.astype(f"<u{width}").tobytes()
+        return msgspec.msgpack.encode(_Form(self.version, self.keys, self.starts, self.spans, width, body))
 
     @staticmethod
     def from_bytes(value: bytes) -> History:
@@ -117,17 +112,10 @@ class History:
         form = msgspec.msgpack.decode(value, type=_Form)
         counts = np.frombuffer(form.counts, f"<u{form.width}").astype(np.int64)
         shape = len(form.starts), len(form.keys), CELLS
-        return History(
-            form.version, form.keys, np.array(form.starts, np.int64), np.array(form.spans, np.int64), counts.reshape(shape)
-        )  # fmt: skip
+        return History(form.version, form.keys, form.starts, form.spans, tuple(counts.reshape(shape)))
 
 
-def _empty(version: int, keys: tuple[Key, ...]) -> History:
-    none = np.empty(0, np.int64)
-    return History(version, keys, none, none, np.empty((0, len(keys), CELLS), np.int64))
-
-
-EMPTY = _empty(0, ())
+EMPTY = History(0, (), (), (), ())
 
 
 def estimate(
@@ -139,13 +127,16 @@ def estimate(
     """
     if reference.key not in history.keys or reference.version != history.version:
         return None
-    kept = (history.starts <= until) & (history.starts >= (history.starts[:1].sum() if since is None else since))
-    counts = history.counts[kept, history.keys.index(reference.key)]
-    rows = counts.sum(1)
-    starts, spans = history.starts[kept][rows > 0], history.spans[kept][rows > 0]
-    counts, rows = counts[rows > 0], rows[rows > 0]
-    if not len(rows):
+    k = history.keys.index(reference.key)
+    held = [
+        (start, span, own[k])
+        for start, span, own in zip(history.starts, history.spans, history.counts, strict=True)
+        if start <= until and (since is None or start >= since) and own[k].any()
+    ]
+    if not held:
         return None
+    starts, spans, counts = (np.array(column) for column in zip(*held, strict=True))
+    rows = counts.sum(1)
     y, precision, own = _projected(counts, rows, _laws(reference, starts), reference.rows)
     ends = np.cumsum(spans).astype(np.float64)
     begins = ends - spans
@@ -206,30 +197,21 @@ def _times(taus: np.ndarray, begins: np.ndarray, starts: np.ndarray, spans: np.n
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Folds:
-    """From codes to cells, for all keys of a version at once."""
+    """From coarse cells to these, for all keys of a version at once."""
 
-    keys: tuple[Key, ...]
-    offsets: Mapping[Key, int]  # of a key's codes in `of`
-    of: np.ndarray  # int64, key * CELLS + cell
+    keys: tuple[Key, ...]  # sorted
+    of: np.ndarray  # int64, key * CELLS + cell of each packed cell
 
-    def fold(self, own: Mapping[Key, Counts]) -> np.ndarray:
-        held = [(i, key, own[key]) for i, key in enumerate(self.keys) if key in own]
-        counts = np.zeros(len(self.keys) * CELLS, np.int64)
-        if held:
-            codes = np.concatenate([c.codes.astype(np.int64) + self.offsets[key] for _, key, c in held])
-            n = np.concatenate([c.n for _, _, c in held])
-            counts = np.bincount(self.of[codes], weights=n, minlength=len(counts)).astype(np.int64)
-        for i, _, c in held:
-            counts[i * CELLS + CELLS - 1] += c.nulls
-        return counts.reshape(len(self.keys), CELLS)
+    def fold(self, packed: np.ndarray) -> np.ndarray:
+        counts = np.bincount(self.of, weights=packed, minlength=len(self.keys) * CELLS)
+        return counts.astype(np.int64).reshape(len(self.keys), CELLS)
 
 
 @lru_cache(maxsize=8)
 def _folds(references: tuple[FeatureReference, ...]) -> _Folds:
-    maps = [_cell_map(r)[r.cell_of] + i * CELLS for i, r in enumerate(references)]
-    offsets = np.cumsum([0, *(len(m) for m in maps)])
-    keys = tuple(r.key for r in references)
-    return _Folds(keys, dict(zip(keys, offsets.tolist(), strict=False)), np.concatenate([*maps, np.empty(0, np.int64)]))
+    keys = tuple(sorted(r.key for r in references))
+    maps = [_cell_map(r) + keys.index(r.key) * CELLS for r in references]
+    return _Folds(keys, np.concatenate([*maps, np.empty(0, np.int64)]))
 
 
 @lru_cache(maxsize=1024)

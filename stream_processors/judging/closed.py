@@ -19,7 +19,7 @@ from stream_processors.reference.counts import EMPTY, Counts, sum_of, sums_of_by
 MOST_WAITING = 64  # parts of a key and pane that are kept as bytes, until they are added up
 
 
-class Finding(msgspec.Struct, frozen=True, array_like=True):
+class Finding(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What the detectors said about one feature and segment in a window: the moment of most evidence."""
 
     version: int

@@ -129,14 +129,15 @@ class Stepper:
         if watched.version != found.version or watched.state is None:
             watched = run.watched = Watched(found.version, detectors.start())
         assert watched.state is not None
-        detectors.step(watched.state, pane.in_time.counts, start)
+        cells = detectors.coarse(pane.in_time.counts)
+        detectors.step_coarse(watched.state, cells, start)
         told = detectors.evidence(watched.state)
         gone = frozenset(key for key in watched.alarmed if told[key].returned)
         alarmed = watched.alarmed | {key for key, said in told.items() if said.fires and self._plan.rule != "ks_alpha"}
         for key in gone:
             detectors.reset(watched.state, key)
         watched.alarmed = alarmed - gone
-        run.history = run.history.push(found.version, start, detectors.references, pane.in_time.counts)
+        run.history = run.history.push(found.version, start, detectors.references, cells)
         return {
             key: self._finding(found.version, said, key in alarmed, key in gone, start) for key, said in told.items()
         }

@@ -25,8 +25,12 @@ NORMAL = cells.build(
 MEMBERS = {KEY: NORMAL}
 
 
+def coarse_of(values: np.ndarray) -> np.ndarray:
+    return cells.coarse(NORMAL, cells.count(NORMAL, pa.array(values)))
+
+
 def pushed(history: History, pane: int, values: np.ndarray) -> History:
-    return history.push(1, DAY0 + pane * PANE, MEMBERS, {KEY: cells.count(NORMAL, pa.array(values))})
+    return history.push(1, DAY0 + pane * PANE, MEMBERS, coarse_of(values))
 
 
 def found(level: Callable[[np.ndarray], np.ndarray], panes: int, seed: int, rows: int = 100) -> Onset:
@@ -85,14 +89,14 @@ def test_what_was_before_the_last_incident_ended_is_not_asked():
 @given(st.integers(1, 900), st.integers(0, 1 << 30))
 def test_a_history_is_bounded_and_loses_no_row(panes, seed):
     rng, history, rows = np.random.default_rng(seed), EMPTY, 0
-    codes = cells.count(NORMAL, pa.array(rng.normal(size=3)))
+    packed = coarse_of(rng.normal(size=3))
     for pane in range(panes):
-        history = history.push(1, DAY0 + pane * PANE, MEMBERS, {KEY: codes})
+        history = history.push(1, DAY0 + pane * PANE, MEMBERS, packed)
         rows += 3
     assert len(history.starts) <= A_SPAN * len(SPANS)
-    assert history.counts.sum() == rows and history.spans.sum() == panes
+    assert np.sum(history.counts) == rows and sum(history.spans) == panes
     assert (np.diff(history.spans) <= 0).all()
-    assert history.starts.tolist() == (DAY0 + PANE * (np.cumsum(history.spans) - history.spans)).tolist()
+    assert list(history.starts) == (DAY0 + PANE * (np.cumsum(history.spans) - history.spans)).tolist()
     assert history.starts[-1] == DAY0 + (panes - 1) * PANE
     again = History.from_bytes(history.to_bytes())
     assert again.to_bytes() == history.to_bytes() and np.array_equal(again.counts, history.counts)
@@ -106,7 +110,7 @@ def test_equal_panes_give_equal_bytes_and_another_version_begins_anew():
         return history
 
     assert made().to_bytes() == made().to_bytes()
-    newer = made().push(2, DAY0 + 200 * PANE, MEMBERS, {})
+    newer = made().push(2, DAY0 + 200 * PANE, MEMBERS, coarse_of(np.empty(0)))
     assert (newer.version, len(newer.starts)) == (2, 1)
 
 
