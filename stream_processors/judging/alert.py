@@ -156,7 +156,7 @@ def beside(alert: Alert, others: Sequence[Told]) -> Alert:
 
 def _after(closed: Closed, onset: int) -> float:
     """The share of the window's on-time rows that came after the onset."""
-    placed = closed.tally.in_time.placed.get((closed.verdicts[0].feature, WHOLE), {})
+    placed = closed.tally.in_time.placed_of((closed.verdicts[0].feature, WHOLE))
     rows = sum(placed.values())
     return sum(n for pane, n in placed.items() if pane >= onset) / rows if rows else 1.0
 

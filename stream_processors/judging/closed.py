@@ -6,7 +6,7 @@ record names. What the detectors said is kept as it was: late rows never change 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -14,9 +14,9 @@ import msgspec
 from stream_processors.judging.panes import Key
 from stream_processors.judging.partial import PanePart, Partial
 from stream_processors.judging.verdict import State
-from stream_processors.reference.counts import EMPTY, Counts, sum_of, sums_of_bytes
+from stream_processors.reference.counts import EMPTY, Counts, sums_of, sums_of_bytes
 
-MOST_WAITING = 64  # parts of a key and pane that are kept as bytes, until they are added up
+MOST_WAITING = 64  # parts of a pane that are kept as bytes, until they are added up
 
 
 class Finding(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -54,8 +54,9 @@ class Sums:
     """Counts by key, added up when somebody asks: one call for all parts of all keys, not one for each."""
 
     _counts: dict[Key, Counts] = field(default_factory=dict)
-    _placed: dict[Key, dict[int, int]] = field(default_factory=dict)
-    _waiting: dict[tuple[Key, int], list[bytes]] = field(default_factory=dict)  # by key and pane
+    _placed: dict[int, dict[Key, int]] = field(default_factory=dict)
+    _waiting: dict[int, dict[Key, bytes]] = field(default_factory=dict)  # by pane, parts one after the other
+    _parts: int = 0  # that wait
 
     @property
     def counts(self) -> dict[Key, Counts]:
@@ -63,24 +64,34 @@ class Sums:
         return self._counts
 
     @property
-    def placed(self) -> dict[Key, dict[int, int]]:
-        """Rows with a value by key and pane."""
+    def placed(self) -> dict[int, dict[Key, int]]:
+        """Rows with a value by pane and key."""
         self._add_up()
         return self._placed
 
-    def add(self, key: Key, pane: int, value: bytes) -> None:
-        held = self._waiting.setdefault((key, pane), [])
-        held.append(value)
-        if len(held) == MOST_WAITING:
+    def placed_of(self, key: Key) -> dict[int, int]:
+        return {pane: rows[key] for pane, rows in self.placed.items() if key in rows}
+
+    def add(self, pane: int, counts: Sequence[tuple[Key, bytes]]) -> None:
+        if not counts:
+            return
+        held = self._waiting.setdefault(pane, {})
+        for key, value in counts:
+            held[key] = held.get(key, b"") + value
+        self._parts += 1
+        if self._parts == MOST_WAITING:
             self._add_up()
 
     def _add_up(self) -> None:
-        if not self._waiting:
+        if not self._parts:
             return
-        waiting, self._waiting = self._waiting, {}
-        for (key, pane), (added, rows) in zip(waiting, sums_of_bytes(list(waiting.values())), strict=True):
-            self._counts[key] = self._counts.get(key, EMPTY) + added
-            _place(self._placed, key, pane, rows)
+        waiting, self._waiting, self._parts = self._waiting, {}, 0
+        found = iter(sums_of_bytes([value for held in waiting.values() for value in held.values()]))
+        for pane, held in waiting.items():
+            placed = self._placed.setdefault(pane, {})
+            for key, (added, rows) in zip(held, found, strict=False):
+                self._counts[key] = self._counts[key] + added if key in self._counts else added
+                placed[key] = placed.get(key, 0) + rows
 
 
 @dataclass(slots=True)
@@ -109,11 +120,8 @@ class Tally:
         self.seen.add(name)
         self.offsets.add(offset)
         self._cover(partial.partition, (part.first, part.last), (part.on_time, part.late))
-        for one in part.counts:
-            if one.on_time:
-                self.in_time.add((one.feature, one.segment), part.pane, one.on_time)
-            if one.late:
-                self.too_late.add((one.feature, one.segment), part.pane, one.late)
+        self.in_time.add(part.pane, [(one.key, one.on_time) for one in part.counts if one.on_time])
+        self.too_late.add(part.pane, [(one.key, one.late) for one in part.counts if one.late])
         return True
 
     def total(self, key: Key) -> Counts:
@@ -121,8 +129,8 @@ class Tally:
 
     def total_placed(self, key: Key) -> dict[int, int]:
         """Rows with a value by pane, late ones included."""
-        found = dict(self.in_time.placed.get(key, {}))
-        for pane, rows in self.too_late.placed.get(key, {}).items():
+        found = self.in_time.placed_of(key)
+        for pane, rows in self.too_late.placed_of(key).items():
             found[pane] = found.get(pane, 0) + rows
         return found
 
@@ -149,22 +157,12 @@ def together(tallies: Iterable[Tally], version: int) -> Tally:
 
 
 def _together(many: Sequence[Sums]) -> Sums:
-    placed: dict[Key, dict[int, int]] = {}
-    for one in many:
-        for key, panes in one.placed.items():
-            for pane, rows in panes.items():
-                _place(placed, key, pane, rows)
-    return Sums(_summed(s.counts for s in many), placed)
-
-
-def _place(placed: dict[Key, dict[int, int]], key: Key, pane: int, rows: int) -> None:
-    own = placed.setdefault(key, {})
-    own[pane] = own.get(pane, 0) + rows
-
-
-def _summed(many: Iterable[Mapping[Key, Counts]]) -> dict[Key, Counts]:
+    placed: dict[int, dict[Key, int]] = {}
     parts: dict[Key, list[Counts]] = {}
     for one in many:
-        for key, counts in one.items():
+        for key, counts in one.counts.items():
             parts.setdefault(key, []).append(counts)
-    return {key: sum_of(own) for key, own in parts.items()}
+        for pane, rows in one.placed.items():
+            own = placed.setdefault(pane, {})
+            own.update({key: own.get(key, 0) + n for key, n in rows.items()})
+    return Sums(dict(zip(parts, sums_of(list(parts.values())), strict=True)), placed)

@@ -47,7 +47,7 @@ def _settle(peak: Finding, reference: FeatureReference, tally: Tally, contract: 
     """From the on-time rows alone."""
     key = reference.key
     counts = tally.in_time.counts.get(key, EMPTY)
-    slots = _slot_rows(reference, tally.in_time.placed.get(key, {}))
+    slots = _slot_rows(reference, tally.in_time.placed_of(key))
     unseen = apart(reference, slots)
     if contract.drift.rule == "ks_alpha":
         on_time = statistics.compare(reference, counts, contract.drift.alpha, slots)

@@ -11,7 +11,7 @@ Cost: one stable sort of the rows by pane for `*` and one for each grouping; the
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +34,7 @@ from stream_processors.reference.rejects import Outcomes
 # counted again under another reference has the same coordinates.
 COUNTED_VALUES = 120_000
 _NO_COUNTS = b""
-Counted = dict[int, dict[Key, list[bytes]]]  # by pane: [on time, late]
+Counted = tuple[dict[int, dict[Key, bytes]], dict[int, dict[Key, bytes]]]  # by pane, on time and late
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +125,16 @@ def _panes(
     order = rows.kept[_sorted(rows.panes[rows.kept], rows.late[rows.kept])]
     bounds = _bounds(rows.panes[order], rows.late[order])
     held: dict[int, list[int]] = {}  # pane -> on-time rows, late rows, first offset, last offset
-    for low, high in itertools.pairwise(bounds.tolist()):
-        own = rows.offsets[order[low:high]]
-        pane = held.setdefault(int(rows.panes[order[low]]), [0, 0, 2**62, -1])
-        pane[int(rows.late[order[low]])] += high - low
-        pane[2:] = min(pane[2], int(own.min())), max(pane[3], int(own.max()))
+    own, firsts = rows.offsets[order], order[bounds[:-1]]
+    ends = (np.minimum.reduceat(own, bounds[:-1]), np.maximum.reduceat(own, bounds[:-1])) if len(own) else (own, own)
+    runs = (rows.panes[firsts], rows.late[firsts], np.diff(bounds), *ends)
+    for start, late, number, first, last in zip(*(run.tolist() for run in runs), strict=True):
+        pane = held.setdefault(start, [0, 0, 2**62, -1])
+        pane[late] += number
+        pane[2:] = min(pane[2], first), max(pane[3], last)
     by_pane = dict(outcomes.by_pane()) if outcomes is not None else {}
     sets = {pane: timeline.at(pane) for pane in sorted({*held, *by_pane})}
-    counted: Counted = {pane: {} for pane in sets}
+    counted: Counted = {pane: {} for pane in sets}, {pane: {} for pane in sets}
     other_model = 0
     for found in {s.version: s for s in sets.values() if s is not None}.values():
         other_model += _count_under(found, rows, sets, contract, counted)
@@ -141,18 +143,25 @@ def _panes(
         reference = found.load().get((REJECT, WHOLE)) if found else None
         if reference is not None and outcomes is not None:
             counts = rejects.counts_of(reference, outcomes.names, told)
-            counted[pane][REJECT, WHOLE] = [counts.to_bytes(), _NO_COUNTS]
+            counted[0][pane][REJECT, WHOLE] = counts.to_bytes()
     parts = tuple(
-        _part(pane, found, held.get(pane, [0, 0, 0, -1]), counted[pane])
+        _part(pane, found, held.get(pane, [0, 0, 0, -1]), counted[0][pane], counted[1][pane])
         for pane, found in sets.items()
-        if pane in held or counted[pane]
+        if pane in held or counted[0][pane]
     )
     return parts, other_model
 
 
-def _part(pane: int, found: ReferenceSet | None, held: Sequence[int], counted: dict[Key, list[bytes]]) -> PanePart:
+def _part(
+    pane: int,
+    found: ReferenceSet | None,
+    held: Sequence[int],
+    in_time: Mapping[Key, bytes],
+    too_late: Mapping[Key, bytes],
+) -> PanePart:
     on_time, late, first, last = held
-    counts = tuple(PaneCounts(f, s, *pair) for (f, s), pair in sorted(counted.items()))
+    keys = sorted({**in_time, **too_late})
+    counts = tuple([PaneCounts(*key, in_time.get(key, _NO_COUNTS), too_late.get(key, _NO_COUNTS)) for key in keys])
     return PanePart(pane, found.version if found else 0, on_time, late, first, last + 1, counts)
 
 
@@ -190,14 +199,17 @@ def _count(
         return
     bounds = _bounds(rows.panes[order], rows.late[order])
     firsts = order[bounds[:-1]]
-    places = list(zip(rows.panes[firsts].tolist(), rows.late[firsts].tolist(), strict=True))
+    places = [
+        counted[late][pane] for pane, late in zip(rows.panes[firsts].tolist(), rows.late[firsts].tolist(), strict=True)
+    ]
     for feature in contract.drift.features:
-        reference = members.get((feature.name, segment))
+        key = feature.name, segment
+        reference = members.get(key)
         if reference is None:
             continue
         codes = rows.column(feature.name, feature.kind).codes(reference, order)
-        for (pane, late), value in zip(places, packed(codes, bounds, codes_of_reference(reference)), strict=True):
-            counted[pane].setdefault((feature.name, segment), [_NO_COUNTS, _NO_COUNTS])[late] = value
+        for own, value in zip(places, packed(codes, bounds, codes_of_reference(reference)), strict=True):
+            own[key] = value
 
 
 def _sorted(*keys: np.ndarray) -> np.ndarray:

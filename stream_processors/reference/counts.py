@@ -78,23 +78,33 @@ class Counts(msgspec.Struct, frozen=True, eq=False, gc=False):
 EMPTY = Counts(np.empty(0, np.uint32), np.empty(0, np.int64))
 
 
-def sum_of(parts: Sequence[Counts]) -> Counts:
-    """Their sum, whatever their order; faster than one + after the other."""
-    held = [p for p in parts if not p.empty]
-    if len(held) < 2:
-        return held[0] if held else EMPTY
-    codes, n = np.concatenate([p.codes for p in held]), np.concatenate([p.n for p in held])
-    order = np.argsort(codes, kind="stable")
-    codes = codes[order]
-    first = np.flatnonzero(np.concatenate(([True], codes[1:] != codes[:-1]))) if len(codes) else np.empty(0, np.int64)
-    summed = np.add.reduceat(n[order], first) if len(codes) else n
-    return Counts(codes[first], summed, sum(p.nulls for p in held))
+def sums_of(groups: Sequence[Sequence[Counts]]) -> list[Counts]:
+    """Of each group the sum, whatever its order: one sort for all of them, by group and code."""
+    parts = [p for group in groups for p in group]
+    sizes = [sum(len(p.n) for p in group) for group in groups]
+    codes, n = (
+        np.concatenate([EMPTY.codes, *(p.codes for p in parts)]),
+        np.concatenate([EMPTY.n, *(p.n for p in parts)]),
+    )
+    places = np.repeat(np.arange(len(groups)) << 32, sizes) | codes
+    order = np.argsort(places, kind="stable")
+    places = places[order]
+    first = np.flatnonzero(np.diff(places, prepend=-1))
+    summed = np.add.reduceat(n[order], first) if len(n) else n
+    codes, ends = (
+        (places[first] & 0xFFFFFFFF).astype(np.uint32),
+        np.searchsorted(places[first] >> 32, np.arange(len(groups) + 1)),
+    )
+    return [
+        Counts(codes[low:high], summed[low:high], sum(p.nulls for p in group))
+        for group, (low, high) in zip(groups, itertools.pairwise(ends.tolist()), strict=True)
+    ]
 
 
-def sums_of_bytes(groups: Sequence[Sequence[bytes]]) -> list[tuple[Counts, int]]:
-    """Of each group the sum of what its bytes hold, and the rows with a value in it: one call for all of them."""
-    raw = np.frombuffer(b"".join(itertools.chain.from_iterable(groups)), np.uint8)
-    ends = np.cumsum([sum(map(len, group)) for group in groups], dtype=np.int64)
+def sums_of_bytes(groups: Sequence[bytes]) -> list[tuple[Counts, int]]:
+    """Of each group the sum of what its bytes hold, one after the other, and the rows with a value in it: one call for all."""
+    raw = np.frombuffer(b"".join(groups), np.uint8)
+    ends = np.cumsum([len(group) for group in groups], dtype=np.int64)
     codes, n = np.empty(len(raw) // 2, np.uint32), np.empty(len(raw) // 2, np.int64)  # a code takes two bytes at least
     found = np.empty((len(groups), 3), np.int64)
     if (bad := _sum_bytes(raw, ends, codes, n, found)) >= 0:
