@@ -31,7 +31,8 @@ from itertools import pairwise
 from math import copysign, exp, inf, isfinite, log, sqrt
 
 from stream_processors.comparing.categories import NEW
-from stream_processors.comparing.statistics import QUANTILES, WindowStatistics
+from stream_processors.comparing.law import QUANTILES
+from stream_processors.comparing.statistics import WindowStatistics
 
 SPREAD = 3.29  # 95 % quantile - 5 % quantile of a normal law, in sd
 LONG = 1e6  # no more digits than three from here

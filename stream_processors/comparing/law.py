@@ -16,6 +16,8 @@ import numpy as np
 from stream_processors.reference.cells import FeatureReference
 from stream_processors.reference.counts import Counts
 
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+TENTHS = np.arange(1, 10) / 10
 WHOLE_WEEK: tuple[tuple[int, float], ...] = ()
 
 
@@ -32,6 +34,10 @@ class Law:
     area: np.ndarray = field(init=False, repr=False)  # float64[K], integral of F up to each value
     mean: float = field(init=False)
     spread: float = field(init=False)
+    quantiles: np.ndarray = field(init=False, repr=False)  # float64, at QUANTILES; none without values
+    tenths: np.ndarray = field(
+        init=False, repr=False
+    )  # index of the value that ends each tenth but the last; fewer under ties
 
     def __post_init__(self) -> None:
         put = object.__setattr__
@@ -43,6 +49,13 @@ class Law:
             mean = float(np.sum(self.values * mass))
             put(self, "mean", mean)
             put(self, "spread", float(np.sqrt(np.sum(np.square(self.values - mean) * mass))))
+        last = max(0, len(self.values) - 2)
+        put(
+            self,
+            "quantiles",
+            self.values[self.quantile_index(np.array(QUANTILES))] if len(self.values) else self.values,
+        )
+        put(self, "tenths", np.unique(np.minimum(self.quantile_index(TENTHS), last)))
 
     def before(self, codes: np.ndarray) -> np.ndarray:
         """Rows with a smaller code."""

@@ -9,14 +9,16 @@ times a day of one-minute windows. Categories are compared in `categories`, p-va
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from math import isfinite
 from typing import Literal
 
+import msgspec
 import numpy as np
 from numba import njit
 
 from stream_processors.comparing.categories import CategoryFacts, compare_categories, jensen_shannon, psi
-from stream_processors.comparing.law import Law, law_of
+from stream_processors.comparing.law import QUANTILES, Law, law_of
 from stream_processors.comparing.p_values import (
     cramer_von_mises_p_value,
     ks_critical_value,
@@ -26,9 +28,7 @@ from stream_processors.comparing.p_values import (
 from stream_processors.reference.cells import FeatureReference, inside
 from stream_processors.reference.counts import Counts
 
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SMALLEST_WINDOW = 5  # rows with a value
-PSI_BINS = 10
 SCALED = ("psi", "js", "mean_shift")  # against the reference's own spread
 FIGURES = (
     *("at", *SCALED, "quantiles_reference", "quantiles_window", "quantile_shifts"),
@@ -38,8 +38,7 @@ CONSTANT = "the reference holds one value"
 INFINITE = "infinite values, or too large ones"
 
 
-@dataclass(frozen=True, slots=True)
-class WindowStatistics:
+class WindowStatistics(msgspec.Struct, frozen=True, gc=False):
     """One feature of one window against its reference; every float is finite."""
 
     kind: Literal["numeric", "categorical"]
@@ -76,7 +75,7 @@ class WindowStatistics:
     below_scale: tuple[float, float] | None = None
     vanished: tuple[str, ...] = ()  # categories that the window should hold five of and lacks; the 10 most frequent
     top_moves: tuple[tuple[str, float], ...] = ()  # (category, share of the window - share of the reference)
-    unsaid: Mapping[str, str] = field(default_factory=dict)  # figure that is None although others are not -> why
+    unsaid: Mapping[str, str] = {}  # figure that is None although others are not -> why
 
     @property
     def reasons(self) -> Mapping[str, str]:
@@ -114,21 +113,20 @@ def compare(
     places, held = _places(reference, every)
     constant = len(law.values) == 1
     cvm = cramer_von_mises(counts, law) if not (constant and found.statistic == 0) else None
-    quantiles = law.values[law.quantile_index(np.array(QUANTILES))]
     own = places[np.searchsorted(np.cumsum(held.n), np.array(QUANTILES) * n)]
     above, below = _off_scale(reference, every)
     with np.errstate(invalid="ignore", over="ignore"):
-        shifts = own - quantiles
+        shifts = own - law.quantiles
     told = WindowStatistics(
         "numeric", n, counts.nulls, rows, alpha, None, found.statistic, ks_p_value(found.statistic, n, rows),
         ks_critical_value(n, rows, alpha), _finite(found.at), found.sign, found.statistic,
         None if constant else psi(was, window), None if constant else jensen_shannon(was, window),
-        mean_shift=_mean_shift(law, held, places), quantiles_reference=_all_finite(quantiles), quantiles_window=_all_finite(own),
+        mean_shift=_mean_shift(law, held, places), quantiles_reference=_all_finite(law.quantiles), quantiles_window=_all_finite(own),
         cramer_von_mises=cvm, cvm_p_value=None if cvm is None else cramer_von_mises_p_value(cvm, n, rows), wasserstein=wasserstein(law, held, places),
         quantile_shifts=_all_finite(shifts), new_share=_new_share(reference, counts), above_scale=above, below_scale=below, **nulls,
     )  # fmt: skip
     unsaid = {name: _why(name, constant) for name in FIGURES if getattr(told, name) is None}
-    return replace(told, unsaid=unsaid) if unsaid else told
+    return msgspec.structs.replace(told, unsaid=unsaid) if unsaid else told
 
 
 def _why(figure: str, constant: bool) -> str:
@@ -337,8 +335,7 @@ def _of_categories(found: CategoryFacts, counts: Counts, alpha: float) -> Window
 
 def _deciles(law: Law, counts: Counts) -> tuple[np.ndarray, np.ndarray]:
     """(window, reference) counts between the law's deciles; fewer cells under ties, two at least if there are two values."""
-    edges = law.quantile_index(np.arange(1, PSI_BINS) / PSI_BINS)
-    edges = np.unique(np.minimum(edges, max(0, len(law.values) - 2)))  # cell = up to and with the edge's value
+    edges = law.tenths  # a cell goes up to and with its edge's value
     ends = 2 * edges + 1 if law.codes is None else law.codes[edges]
     cell = np.searchsorted(ends, counts.codes, side="left")
     window = np.bincount(cell, weights=counts.n, minlength=len(edges) + 1)
@@ -365,6 +362,8 @@ def _off_scale(reference: FeatureReference, counts: Counts) -> list[tuple[float,
     outside, found = reference.outside, []
     assert outside is not None
     code = outside.inner
+    if counts.codes[-1] <= code:
+        return [None, None]
     for fences in (outside.above, outside.below):
         code += len(fences)
         at = int(np.searchsorted(counts.codes, np.uint32(code)))
@@ -397,8 +396,9 @@ def _new_share(reference: FeatureReference, counts: Counts) -> float:
 
 
 def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+    return float(value) if isfinite(value) else None
 
 
 def _all_finite(values: np.ndarray) -> tuple[float, ...] | None:
-    return tuple(float(v) for v in values) if np.isfinite(values).all() else None
+    told = tuple(values.tolist())
+    return told if all(map(isfinite, told)) else None

@@ -118,9 +118,10 @@ def _verdict(
     finding: Finding,
     provisional: bool,
 ) -> Verdict:
-    told, slots = statistics.WindowStatistics(kind, tally.rows, 0, 0, contract.drift.alpha), None
-    unseen: str | None = None
-    if reference is not None:
+    slots, unseen = None, None
+    if reference is None:
+        told = statistics.WindowStatistics(kind, tally.rows, 0, 0, contract.drift.alpha)
+    else:
         slots = _slot_rows(reference, tally.total_placed(key))
         told = statistics.compare(reference, tally.total(key), contract.drift.alpha, slots)
         unseen = apart(reference, slots) or reference.rounded
