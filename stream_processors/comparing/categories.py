@@ -58,7 +58,8 @@ def compare_categories(
 ) -> CategoryFacts:
     """The window's shares beside those of its law; only nulls are compared if there is a `reason` to say no more."""
     was, rows, nulls, ratio = category_law(reference, slot_rows)
-    n, total = counts.rows, counts.rows + counts.nulls
+    n = counts.rows
+    total = n + counts.nulls
     p_null = share_p_value(counts.nulls, total, round(nulls), round(rows + nulls)) if total and rows else None
     dense = np.zeros(len(was), np.int64)
     dense[counts.codes] = counts.n

@@ -95,7 +95,8 @@ def compare(
 ) -> WindowStatistics:
     """Everything that is published about one window; `slot_rows` = its rows by slot, if the reference has slots."""
     if reference.kind == "categorical":
-        reason = undefined(counts.rows, counts.rows + counts.nulls, reference.rows)
+        n = counts.rows
+        reason = undefined(n, n + counts.nulls, reference.rows)
         return _of_categories(compare_categories(reference, counts, alpha, slot_rows, reason), counts, alpha)
     law, every = law_of(reference, slot_rows), counts
     counts = inside(reference, every)
@@ -346,9 +347,8 @@ def _places(reference: FeatureReference, counts: Counts) -> tuple[np.ndarray, Co
     """(the value that each code stands for, ascending: a gap's middle, the end for what lies just beyond it; the counts in that order)."""
     outside = reference.outside
     assert outside is not None
-    beyond = counts.codes > outside.inner
-    if beyond.any():
-        place = np.empty(len(counts.codes))
+    if counts.codes[-1] > outside.inner:
+        beyond, place = counts.codes > outside.inner, np.empty(len(counts.codes))
         place[beyond] = outside.places(counts.codes[beyond])
         place[~beyond] = _within(reference, counts.codes[~beyond])
         order = np.argsort(place, kind="stable")
@@ -373,13 +373,22 @@ def _off_scale(reference: FeatureReference, counts: Counts) -> list[tuple[float,
 
 
 def _within(reference: FeatureReference, codes: np.ndarray) -> np.ndarray:
-    values = reference.values
-    place = (codes >> 1).astype(np.int64)
-    above, below = values[np.minimum(place, len(values) - 1)], values[np.maximum(place - 1, 0)]
-    with np.errstate(invalid="ignore", over="ignore"):
-        middle = below / 2 + above / 2
-    gap = np.where(place == 0, values[0], np.where(place >= len(values), values[-1], middle))
-    return np.where(codes & 1, above, gap)
+    places = np.empty(len(codes))
+    _stand(reference.values, codes, places)
+    return places
+
+
+@njit(cache=True, nogil=True)
+def _stand(values, codes, places):
+    """The value of each code; of a gap its middle, or the end that it lies beyond."""
+    for i in range(codes.size):
+        at = np.int64(codes[i]) >> 1
+        if codes[i] & 1 or at == 0:
+            places[i] = values[at]
+        elif at == values.size:
+            places[i] = values[at - 1]
+        else:
+            places[i] = values[at - 1] / 2 + values[at] / 2
 
 
 def _mean_shift(law: Law, counts: Counts, places: np.ndarray) -> float | None:

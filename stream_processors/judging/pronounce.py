@@ -53,7 +53,8 @@ def _settle(peak: Finding, reference: FeatureReference, tally: Tally, contract: 
         on_time = statistics.compare(reference, counts, contract.drift.alpha, slots)
         state = "undefined" if unseen else ks_state(reference, on_time)
         return msgspec.structs.replace(peak, rule="ks_alpha", state=state)
-    none = unseen or statistics.undefined(counts.rows, counts.rows + counts.nulls, reference.rows) or reference.rounded
+    n = counts.rows
+    none = unseen or statistics.undefined(n, n + counts.nulls, reference.rows) or reference.rounded
     return msgspec.structs.replace(peak, state="undefined") if none and peak.state != "alarm" else peak
 
 
