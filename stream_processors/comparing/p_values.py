@@ -71,7 +71,7 @@ def share_p_value(hits: int, n: int, reference_hits: int, rows: int) -> float:
     doi:10.2307/2342435; doubling: Agresti, Stat. Sci. 7 (1992) 131, doi:10.1214/ss/1177011454.
 
     >>> round(share_p_value(12, 1_000, 500, 100_000), 5)
-    0.01337
+    0.01132
     """
     marked, total = hits + reference_hits, n + rows
     if not marked or marked == total or not n or not rows:
