@@ -237,12 +237,15 @@ def _detect(story: Story, onset: str, name: str, deadline_s: float) -> str:
         deadline_s,
         f"an episode for {name}",
     )  # type: ignore[assignment]
-    delay_min = (to_ms(str(alert["event_time"])) - to_ms(onset)) / 60_000
+    seen_min, delay_min = ((to_ms(str(alert[at])) - to_ms(onset)) / 60_000 for at in ("event_time", "window_end"))
     windows = delay_min / (story.contract.drift.window.total_seconds() / 60)
     story.facts[f"{name}_episode"], story.facts[f"{name}_delay_minutes"] = alert["episode"], round(delay_min, 1)
     story.facts[f"{name}_alert"] = alert
     _show_moved(alert)
-    return f"episode fires {delay_min:.0f} event minutes ({windows:.1f} windows) after the change; onset estimated {str(alert['onset'])[:16]}"
+    return (
+        f"episode fires with the window that ends {delay_min:.0f} event minutes ({windows:.1f} windows) after the change, "
+        f"the evidence was there after {seen_min:.0f}; onset estimated {str(alert['onset'])[:16]}"
+    )
 
 
 MOVED = ("feature", "segment", "D", "p", "rows", "change", "quantiles before (5 25 50 75 95 %)", "after")
