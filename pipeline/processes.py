@@ -183,9 +183,13 @@ def _process(worker: _Worker, place: Place, port: int) -> Process:
     )
 
 
+THREADS = ("POLARS_MAX_THREADS", "TOKIO_WORKER_THREADS", "OMP_NUM_THREADS")  # pools of one thread a core, as they come
+
+
 def _capped(memory_mb: int) -> dict[str, str]:
-    """Arrow's own pool asks for a gigabyte at its first array, used or not, and the kernel counts what was asked for."""
-    return {"DRIFTLINE_MEMORY_MB": str(memory_mb), "ARROW_DEFAULT_MEMORY_POOL": "system"}
+    """What keeps a process within a cap that the kernel counts by what was asked for: no pool of a gigabyte, no stack a core."""
+    threads = dict.fromkeys(THREADS, "4")
+    return {"DRIFTLINE_MEMORY_MB": str(memory_mb), "ARROW_DEFAULT_MEMORY_POOL": "system", **threads}
 
 
 def _services(place: Place) -> list[Process]:
