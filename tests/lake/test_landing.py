@@ -7,10 +7,13 @@ from datetime import timedelta
 import pytest
 
 from batch import table as lake
+from batch.landed_rows import DEAD_LETTER_SCHEMA, Landed, dead_letter
 from batch.landing import EventsLanding, open_table
 from pipeline.blocks import encode, to_headers
-from pipeline.contract import DatasetRule
+from pipeline.contract import DatasetRule, Reject
 from pipeline.settings import from_environment
+from stream_processors.dead_letters.letter import describe
+from stream_processors.dead_letters.letter import to_headers as to_letter_headers
 from tests.lake.lake_samples import HOUR, batch, contract, header
 
 RULE = DatasetRule("few", "row_count", severity="critical", window=timedelta(hours=1), minimum=5)
@@ -75,3 +78,20 @@ def test_a_verdict_reaches_its_topic_and_a_commit_though_the_first_try_fails(tmp
     lake_of = from_environment({"DRIFTLINE_HOME": str(tmp_path), "DRIFTLINE_LAKE": str(tmp_path)})
     name = lake.identity(lake_of, "shop")
     assert (name.rows, name.status, {v["rule"] for v in name.violations}) == (3, "critical", {"few"})
+
+
+def test_a_dead_letters_row_is_what_its_headers_say_the_first_reason_too():
+    again = [
+        ("driftline.replay-of", b"shop.events/1/2"),
+        ("driftline.first-rule", b"range"),
+        ("driftline.attempt", b"1"),
+    ]
+    letter = describe(
+        coordinate=("shop.events", 1, 7), reject=Reject("type", "price", "expected a number"), key=b"k", value=b"v",
+        headers=again, timestamp=5_000, contract="shop@1.0.0", now=9_000,
+    )  # fmt: skip
+    row = dead_letter(Landed(0, 3, 9_000, b"k", b"v", dict(to_letter_headers(letter))))
+    assert row is not None and set(row) == set(DEAD_LETTER_SCHEMA.names)
+    said = ("raw_partition", "raw_offset", "reason", "field", "attempt", "first_reason", "replay_of", "letter_offset")
+    assert [row[name] for name in said] == [1, 7, "type", "price", 2, "range", "shop.events/1/2", 3]
+    assert dead_letter(Landed(0, 3, 9_000, b"k", b"v", {})) is None
