@@ -138,7 +138,7 @@ def _name(axes: plt.Axes, when: str, label: str) -> None:
 
 
 def _dates(axes: plt.Axes) -> None:
-    axes.xaxis.set_major_locator(mdates.AutoDateLocator(minticks=4, maxticks=8))
+    axes.xaxis.set_major_locator(mdates.AutoDateLocator(minticks=3, maxticks=8))
     axes.xaxis.set_major_formatter(mdates.DateFormatter("%d %b\n%H:%M"))
 
 
