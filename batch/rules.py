@@ -28,7 +28,7 @@ AHEAD = timedelta(
     hours=1
 )  # a rejected row further ahead of its append time has no window, whatever else is wrong with it
 EMPTY_WINDOWS = 1_000  # at most so many empty windows in a row are judged: one wild clock must not make millions
-KEYS_HELD = 20_000_000  # of all open windows of one length, 160 MB; beyond it uniqueness is `unknown` (`driftline quality` still tells)
+KEYS_HELD = 12_000_000  # of all rules and open windows of one length, 96 MB; beyond it a window's uniqueness is what it was by then: broken, or `unknown` (`driftline quality` still tells)
 _WINDOW, _TIME = "__window", "__time"
 _ORDER: dict[Status, int] = {"ok": 0, "unknown": 1, "degraded": 2, "critical": 3}
 
@@ -80,6 +80,7 @@ class _Tally:
     keys: dict[str, list[np.ndarray]] = field(default_factory=dict)  # rule -> hashes, uint64
     held: int = 0  # keys
     overflow: bool = False
+    flagged: dict[str, int] = field(default_factory=dict)  # rule -> rows flagged before the overflow, at least so many
 
     def add(self, rows: pl.DataFrame, rules: Sequence[DatasetRule], room: int | None) -> None:
         self.rows += rows.height
@@ -94,7 +95,8 @@ class _Tally:
                 part = hashes(rows.select(rule.columns))
                 self.keys.setdefault(rule.name, []).append(part)
                 self.held += len(part)
-        if room is not None and self.held > room:
+        if room is not None and self.held > room and not self.overflow:
+            self.flagged = {name: flagged(parts) for name, parts in self.keys.items()}
             self.overflow, self.held = True, 0
             self.keys.clear()
 
@@ -189,13 +191,13 @@ def judge(
     rows: int,
     unknown: bool = False,
 ) -> QualityVerdict:
-    """A measured value against its rule; a rule with nothing to measure passes."""
+    """A measured value against its rule; a rule with nothing to measure passes. `unknown`: not every key was kept."""
     if rule.kind == "unique":
         passed = violations == 0
     else:
         passed = value is None or _within(value, rule)
         violations = 0 if passed else 1
-    undecided = unknown and rule.kind == "unique"
+    undecided = unknown and rule.kind == "unique" and passed  # a repeat that was seen stays one, whatever comes
     severity_status: Status = "ok" if rule.severity == "info" else rule.severity
     status: Status = "unknown" if undecided else "ok" if passed else severity_status
     return QualityVerdict(
@@ -242,16 +244,19 @@ def flagged(hashed: Sequence[np.ndarray]) -> int:
     in_order = np.concatenate(hashed) if hashed else np.empty(0, np.uint64)
     in_order.sort()
     as_next = in_order[1:] == in_order[:-1]
-    return int(np.count_nonzero(np.append(as_next, False) | np.append(False, as_next)))
+    runs = np.count_nonzero(as_next[:1]) + np.count_nonzero(as_next[1:] > as_next[:-1])
+    return int(np.count_nonzero(as_next) + runs)
 
 
 KEPT_VIOLATIONS = 200  # carried from commit to commit, worst first
 
 
 def carry(before: Iterable[Mapping[str, str]], verdicts: Iterable[QualityVerdict]) -> list[dict[str, str]]:
-    """The failed rules of all data so far, after these verdicts: a newer verdict on the same window replaces the older one."""
+    """The failed rules of all data so far, after these verdicts: a newer verdict on the same window replaces the older one, `unknown` none."""
     found = {(v["rule"], v["window_start"]): dict(v) for v in before}
     for v in verdicts:
+        if v.status == "unknown":
+            continue
         found.pop((v.rule, v.window_start), None)
         if v.status in ("degraded", "critical"):
             found[v.rule, v.window_start] = {
@@ -310,7 +315,7 @@ def _measure(rule: DatasetRule, tally: _Tally) -> tuple[float | None, int]:
     if rule.kind == "freshness":
         known = tally.newest_event is not None and tally.newest_append is not None
         return ((tally.newest_append - tally.newest_event) / 1000 if known else None), 0  # type: ignore[operator]
-    count = flagged(tally.keys.get(rule.name, []))
+    count = tally.flagged.get(rule.name, 0) if tally.overflow else flagged(tally.keys.get(rule.name, []))
     return float(count), count
 
 

@@ -157,3 +157,20 @@ def test_flagged_rows_are_those_of_a_count_by_key_however_they_arrive(keys, cuts
         parts, rest = [*parts, rest[:cut]], rest[cut:]
     hashed = [hashes(pl.DataFrame({"k": [f"order-{k}" for k in part]}, schema={"k": pl.String})) for part in parts]
     assert flagged(hashed) == sum(keys.count(k) > 1 for k in keys)
+
+
+def test_a_repeat_that_was_seen_is_told_though_later_keys_were_not_kept_and_unknown_mends_nothing():
+    critical = DatasetRule("unique_order", "unique", ("order",), severity="critical")
+    c = contract(critical)
+    run = Windows(c, None, c.dataset_rules, keys_held=3)
+    run.add(frame([("a", 1.0, 5, None), ("a", 1.0, 6, None), ("b", 1.0, 7, None)], c))
+    [early] = run.peek(final=True)
+    run.add(frame([("c", 1.0, 8, None), ("d", 1.0, 9, None)], c))
+    run.add(frame([("e", 1.0, 8, None)], c))
+    [late] = run.peek(final=True)
+    assert [(v.value, v.violations, v.status) for v in (early, late)] == [(2.0, 2, "critical")] * 2
+    clean = Windows(c, None, c.dataset_rules, keys_held=1)
+    clean.add(frame([("a", 1.0, 5, None), ("b", 1.0, 6, None)], c))
+    [undecided] = clean.peek(final=True)
+    assert (undecided.status, undecided.passed) == ("unknown", False)
+    assert [v["severity"] for v in carry(carry([], [early]), [undecided])] == ["critical"]
