@@ -125,6 +125,6 @@ def _categories(p: np.ndarray, categories: dict[int, str]) -> Named:
 
 
 def _scaled(p: np.ndarray, cells: np.ndarray, factor: float) -> np.ndarray:
-    """The share of some cells times a factor; the others keep their proportions."""
+    """The share of some cells times a factor; the others keep their proportions. p itself where there is nothing else."""
     held = p[cells].sum()
-    return np.where(cells, factor * p, p * (1 - factor * held) / (1 - held))
+    return p if held >= 1 else np.where(cells, factor * p, p * (1 - factor * held) / (1 - held))
